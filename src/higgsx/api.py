@@ -1,0 +1,204 @@
+"""The public functions; each verb of the command line is one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from higgsx import io
+from higgsx.archive import Archive
+from higgsx.errors import IntegrityError, UsageError
+from higgsx.fidelity.report import Damage
+from higgsx.pipeline.compress import Checking, Result
+from higgsx.pipeline.compress import compress as _compress
+from higgsx.pipeline.forecast import Forecast, forecast
+from higgsx.pipeline.options import Options
+from higgsx.pipeline.plan import Progress, silent
+from higgsx.report import Report, report_of
+from higgsx.source.hub import open_source
+
+
+def compress(
+    model: str | Path,
+    out: str | Path | None = None,
+    *,
+    bits: float | str | None = None,
+    size: int | str | None = None,
+    policy: str = "free",
+    keep: Sequence[str] = (),
+    allow: Sequence[str] = (),
+    method: str = "rtn",
+    plan: str | Path | None = None,
+    check: bool = True,
+    check_text: str | Path | None = None,
+    max_damage: float | None = None,
+    force: bool = False,
+    revision: str | None = None,
+    token: str | None = None,
+    progress: Progress = silent,
+) -> Result:
+    """Compress a model folder or Hub id to one `.hgs` file.
+
+    out         file to write; None: the model's name in the current folder
+    bits, size  the budget: average bits of a weight, or bytes of the file (`"800MB"`); neither: 4.25 bits
+    policy      "free", or "hybrid": what the model reads and says stays exact
+    keep        patterns of tensors that stay exact
+    allow       codes that may be used
+    plan        a plan file to follow
+    check       measure the damage, on `check_text` or on the package's own openings
+    max_damage  mean KL in nats per token above which the result is refused (DamageError)
+
+    Every failure is a subclass of `higgsx.errors.HiggsxError` and leaves no file behind.
+    """
+    from higgsx.almpq.plan import Plan
+    from higgsx.integrations.hf.model import HFModel
+
+    if plan is not None and (bits is not None or size is not None):
+        raise UsageError("a plan brings its own budget", got="plan and bits or size", expected="one of them")
+    options = Options.make(bits, size, policy, tuple(keep), tuple(allow), method)
+    checking = Checking(check, check_text, max_damage)
+    target = Path(out) if out is not None else Path(f"{Path(model).resolve().name}.hgs")
+    io.refuse_existing(target, force)
+    given = None if plan is None else Plan.from_text(io.read_text(plan, error=UsageError))
+    with closing(open_source(model, revision, token)) as source:
+        return _compress(
+            source,
+            HFModel.of(source),
+            target,
+            options,
+            given=given,
+            checking=checking,
+            force=force,
+            inputs=[path for path in (plan, check_text) if path is not None],
+            progress=progress,
+        )
+
+
+def plan(
+    model: str | Path,
+    *,
+    bits: float | str | None = None,
+    size: int | str | None = None,
+    policy: str = "free",
+    keep: Sequence[str] = (),
+    allow: Sequence[str] = (),
+    method: str = "rtn",
+    sample: bool = False,
+    plan_file: str | Path | None = None,
+    force: bool = False,
+    revision: str | None = None,
+    token: str | None = None,
+    progress: Progress = silent,
+) -> Forecast:
+    """What `compress` would do: choices, bytes, predicted loss, RAM and time, from configuration and headers.
+
+    sample     measure errors on samples of the weights, as `compress` does; then the plan is the same
+    plan_file  write the plan there
+    """
+    from higgsx.integrations.hf.model import HFModel
+
+    options = Options.make(bits, size, policy, tuple(keep), tuple(allow), method)
+    if plan_file is not None:
+        io.refuse_existing(plan_file, force)
+    with closing(open_source(model, revision, token)) as source:
+        found = forecast(source, HFModel.of(source), options, sample, progress)
+    if plan_file is not None:
+        io.write_file_atomic(plan_file, found.plan.to_text().encode())
+    return found
+
+
+def load(
+    path: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    packed: bool | None = None,
+    into: nn.Module | None = None,
+    verify: bool = False,
+) -> Any:
+    """A file as a model to run: `(model, tokenizer)`, or the module given as `into`, filled.
+
+    dtype   arithmetic of the model; None: bfloat16
+    packed  True: weights stay compressed, RAM near the file's size; False: expanded once; None: expanded if
+            the RAM allows. Which it became is said in a log line and stands in `model.hgs_state`.
+    into    a module of any class whose parameters have the names of the file's tensors
+    verify  read every byte first; IntegrityError names what is damaged
+    """
+    archive = Archive.open(path)
+    if verify:
+        damaged = archive.verify()
+        if damaged:
+            raise IntegrityError("file is damaged", where=path, got=", ".join(damaged[:8]), code="CHECKSUM")
+    if into is not None:
+        from higgsx.nn.densify import densify
+        from higgsx.nn.swap import fill
+
+        names = {name: name for name in archive.tensors}
+        for tied in archive.ties:
+            names |= dict.fromkeys(tied, next(name for name in tied if name in archive.tensors))
+        held = {name: archive.arrays(name) for name in archive.tensors}
+        arrays = {name: held[stored] for name, stored in names.items()}
+        descriptors = {name: archive.tensors[stored].descriptor for name, stored in names.items()}
+        fill(into, descriptors, arrays, dtype)
+        if packed is False:
+            densify(into)
+        return into
+    from higgsx.integrations.hf.model import load_archive
+
+    return load_archive(archive, device=device, dtype=dtype or torch.bfloat16, packed=packed)
+
+
+def inspect(path: str | Path) -> Report:
+    """What is in a file; reads the header and the damage record."""
+    with Archive.open(path) as archive:
+        return report_of(archive)
+
+
+def verify(path: str | Path, progress: Progress = silent) -> list[str]:
+    """Read every byte; the names of damaged tensors and parts, empty if the file is as it was written."""
+    with Archive.open(path) as archive:
+        return archive.verify(lambda done, total: progress("reading", done, total))
+
+
+def unpack(path: str | Path, folder: str | Path, *, force: bool = False, progress: Progress = silent) -> int:
+    """Write an ordinary bfloat16 folder; returns the bytes of its weights."""
+    from higgsx.unpacking import unpack as write
+
+    with Archive.open(path) as archive:
+        return write(archive, Path(folder), force, lambda done, total: progress("unpacking", done, total))
+
+
+def evaluate(
+    path: str | Path,
+    against: str | Path,
+    texts: str | Path | Mapping[str, str | Path] | None = None,
+    *,
+    window: int | None = None,
+    windows: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    floor: bool = True,
+    revision: str | None = None,
+    token: str | None = None,
+    progress: Progress = silent,
+) -> Damage:
+    """Damage of a file against its original, on texts.
+
+    texts    a UTF-8 file, or files by the name of their domain; None: the package's openings
+    window   tokens of a window, None: 512, fewer where the model takes fewer; windows: at most so many of
+             each text
+    dtype    arithmetic of both
+    floor    also measure the original in bfloat16 against itself
+    """
+    from higgsx.integrations.hf.model import HFModel
+    from higgsx.pipeline.evaluate import evaluate as measure
+
+    if windows is not None and windows < 1:
+        raise UsageError("no windows to measure on", got=windows, expected="1 or more")
+    named = {"text": texts} if isinstance(texts, (str, Path)) else texts
+    with Archive.open(path) as archive, closing(open_source(against, revision, token)) as source:
+        return measure(source, HFModel.of(source), archive, named, window, windows, dtype, floor, progress)

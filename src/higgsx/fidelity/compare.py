@@ -1,0 +1,96 @@
+"""Run two models over the same windows and collect how far apart they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from higgsx.errors import ModelError, TextError
+from higgsx.fidelity.divergence import Divergence, together
+from higgsx.fidelity.report import Arithmetic, Damage
+from higgsx.tasks import LanguageModel, Task
+
+PIECE = 128
+"""Positions whose logits are held at a time where the task can run the head on its own."""
+
+Progress = Callable[[int, int], None]
+
+
+def compare(
+    original: Any,
+    compressed: Any,
+    windows: Mapping[str, Sequence[Tensor]] | Sequence[Tensor],
+    *,
+    arithmetic: Arithmetic,
+    text: str,
+    task: Task | None = None,
+    floor: Any = None,
+    progress: Progress | None = None,
+) -> Damage:
+    """Damage of `compressed` against `original` on `windows` (token ids [1, T]).
+
+    `windows` are of one domain, or of several by name. `floor` is the original in a coarser arithmetic; how
+    far it is from `original` is the noise floor, below which figures say nothing. `text` says in words what
+    was measured on, `arithmetic` in which mode each model ran. `task` says how a model is called (default:
+    `model(window)`). `progress(done, all)` is called after each window. Modules are put into evaluation mode
+    and back. Errors: TextError where there is no window, ModelError where outputs do not match.
+    """
+    domains = dict(windows) if isinstance(windows, Mapping) else {"all": windows}
+    total = sum(map(len, domains.values()))
+    if total == 0:
+        raise TextError("no text to measure on", got="no windows", expected="one or more")
+    models = [original, compressed] if floor is None else [original, compressed, floor]
+    how: Task = LanguageModel() if task is None else task
+    divided = {name: Divergence() for name in domains}
+    noise = Divergence()
+    done = 0
+    with torch.no_grad(), _evaluating(models):
+        for name, members in domains.items():
+            for window in members:
+                _one_window(how, models, window, [divided[name], noise])
+                done += 1
+                if progress is not None:
+                    progress(done, total)
+    return Damage(
+        total=together(divided.values()),
+        domains={name: part.figures() for name, part in divided.items()} if len(domains) > 1 else {},
+        floor=None if floor is None else noise.figures(),
+        arithmetic=arithmetic,
+        text=text,
+        longest=max(window.shape[-1] for members in domains.values() for window in members),
+    )
+
+
+def _one_window(task: Task, models: Sequence[Any], window: Tensor, into: Sequence[Divergence]) -> None:
+    """The first model's logits against each of the others', piece by piece in step."""
+    labels = task.labels(window)
+    others = list(zip(into, range(1, len(models)), strict=False))
+    for divergence, _ in others:
+        divergence.begin_window()
+    begin = 0
+    streams = [task.pieces(model, window, PIECE) for model in models]
+    for logits in zip(*streams, strict=False):
+        part = labels[begin : begin + len(logits[0])]
+        for divergence, index in others:
+            divergence.add(logits[0], logits[index], part)
+        begin += len(logits[0])
+    if begin != len(labels):
+        raise ModelError("a model gives outputs for too few positions", got=begin, expected=len(labels))
+
+
+@contextmanager
+def _evaluating(models: Sequence[Any]) -> Iterator[None]:
+    """Dropout off; afterwards every submodule is as it was."""
+    modules = [part for model in models if isinstance(model, nn.Module) for part in model.modules()]
+    before = [(part, part.training) for part in modules]
+    try:
+        for part in modules:
+            part.training = False
+        yield
+    finally:
+        for part, training in before:
+            part.training = training

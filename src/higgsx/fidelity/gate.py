@@ -1,0 +1,38 @@
+"""Which results are refused: only broken ones, unless the user set a limit."""
+
+from __future__ import annotations
+
+from higgsx.fidelity.render import number
+from higgsx.fidelity.report import Damage, NotMeasured
+
+FAR = 30.0
+"""This many times the predicted KL is far beyond it: predictions miss by a few times, never by this."""
+SMALL = 1e-3
+"""Predictions below this KL (nats per token) are taken as this; arithmetic noise alone may be near it."""
+
+
+def gate(damage: Damage | NotMeasured, predicted: float | None, limit: float | None = None) -> str | None:
+    """None if the result may be kept, else the reason in one line.
+
+    `predicted` is the plan's KL in nats per token (None: no prediction), `limit` the user's own for the
+    measured mean KL. Two standard errors of doubt count for the result.
+    """
+    if isinstance(damage, NotMeasured):
+        return None
+    figures = damage.total
+    everything = figures.tokens + figures.broken_original + figures.broken_compressed
+    if figures.broken_original:
+        return f"the original itself gives NaN or Inf at {figures.broken_original:,} of {everything:,} tokens"
+    if figures.broken_compressed:
+        return (
+            f"the compressed model gives NaN or Inf at {figures.broken_compressed:,} of {everything:,} tokens"
+        )
+    if figures.kl.mean.value is None:
+        return None
+    surely = figures.kl.mean.value - 2 * (figures.kl.mean.error or 0.0)
+    measured = f"KL {number(figures.kl.mean.value)} nats per token"
+    if predicted is not None and surely > FAR * max(predicted, SMALL):
+        return f"{measured} is far beyond the predicted {number(predicted)}: the result is broken"
+    if limit is not None and surely > limit:
+        return f"{measured} is above the allowed {number(limit)}"
+    return None

@@ -1,0 +1,91 @@
+"""Text to measure on: a file of the user's cut into windows of token ids."""
+
+from __future__ import annotations
+
+import codecs
+import os
+
+import torch
+from torch import Tensor
+
+from higgsx import io
+from higgsx.errors import TextError
+from higgsx.tasks import Encoder
+
+MOST_BYTES = 64 * 2**20
+"""A longer text is read up to here."""
+_MOST_BYTES_PER_TOKEN = 64
+
+
+def read_text(path: str | os.PathLike[str], most_bytes: int = MOST_BYTES) -> str:
+    """The text of a UTF-8 file, at most its first `most_bytes` bytes; a byte order mark is dropped.
+
+    TextError: empty, or not UTF-8 (with the place). StorageError: absent, no ordinary file, unreadable.
+    """
+    fd = io.open_for_reading(path)
+    try:
+        size = io.file_size(fd)
+        raw = io.read_at(fd, 0, min(size, most_bytes), where=path)
+    finally:
+        os.close(fd)
+    try:
+        # Where the text was cut, a character may be cut too: it is left out.
+        text = codecs.getincrementaldecoder("utf-8")().decode(raw, final=size <= most_bytes)
+    except UnicodeDecodeError as error:
+        raise TextError(
+            f"not UTF-8 text at byte {error.start}",
+            where=path,
+            got=f"byte 0x{raw[error.start]:02x}",
+            expected="a UTF-8 text file",
+        ) from None
+    text = text.removeprefix("\ufeff")
+    if not text.strip():
+        raise TextError("the text is empty", where=path, expected="text to measure on")
+    return text
+
+
+def encode(text: str, encoder: Encoder, where: object = None) -> list[int]:
+    """Token ids without special tokens; TextError where one is no output of the model."""
+    ids = list(encoder.encode(text))
+    outside = next((token for token in ids if not 0 <= token < encoder.vocabulary), None)
+    if outside is not None:
+        raise TextError(
+            "the tokenizer gives a token id that the model does not have",
+            where=where,
+            got=outside,
+            expected=f"0 to {encoder.vocabulary - 1}",
+            remedy="use the tokenizer that belongs to the model",
+        )
+    return ids
+
+
+def cut(
+    ids: list[int], encoder: Encoder, length: int, limit: int | None = None, where: object = None
+) -> list[Tensor]:
+    """Windows [1, length], one after the other, at most `limit` of them; what is left over is not used.
+
+    Every window begins with the beginning-of-text token if there is one, which counts in `length`.
+    TextError: too few tokens for one window, with the number that is missing.
+    """
+    front = [] if encoder.first is None else [encoder.first]
+    step = length - len(front)
+    if step < 1 or length < 2:
+        raise TextError("the window is too short", where=where, got=length, expected="2 tokens or more")
+    if len(ids) < step:
+        raise TextError(
+            "the text is too short",
+            where=where,
+            got=f"{len(ids)} tokens",
+            expected=f"{step} or more ({step - len(ids)} are missing)",
+            remedy="give a longer text or a shorter window",
+        )
+    starts = range(0, len(ids) - step + 1, step)[:limit]
+    return [torch.tensor([front + ids[start : start + step]]) for start in starts]
+
+
+def text_windows(
+    path: str | os.PathLike[str], encoder: Encoder, length: int, limit: int | None = None
+) -> list[Tensor]:
+    """Windows of a text file, at most `limit`; only as much of the file is read as they can need."""
+    most = MOST_BYTES if limit is None else min(MOST_BYTES, limit * length * _MOST_BYTES_PER_TOKEN)
+    return cut(encode(read_text(path, most), encoder, path), encoder, length, limit, path)

@@ -1,0 +1,141 @@
+"""A Hugging Face model as the whole pipeline needs it: built, called, continued, loaded from a file."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from higgsx.archive import Archive
+from higgsx.errors import FormatError
+from higgsx.integrations.hf.handle import Handle
+from higgsx.integrations.hf.load import load_model
+from higgsx.integrations.hf.tokenizers import load_tokenizer
+from higgsx.source.checkpoint import Checkpoint
+from higgsx.tasks import Encoder, LanguageModel, Task
+from higgsx.units import format_bytes
+
+_log = logging.getLogger("higgsx")
+_ROOM = 1 << 30
+"""Left free when a file is expanded: activations, the cache, other programs."""
+
+
+class HFModel(Handle):
+    """See `higgsx.pipeline.check.Checkable`."""
+
+    @classmethod
+    def of(cls, source: Checkpoint) -> HFModel:
+        shapes = {name: info.shape for name, info in source.tensors.items()}
+        return cls(source.config, shapes, source.folder)
+
+    @cached_property
+    def task(self) -> Task | None:
+        """Language models predict the next token; other kinds of models have no task yet."""
+        if not self.cls.__name__.endswith(("ForCausalLM", "LMHeadModel")) or self.config.is_encoder_decoder:
+            return None
+        return LanguageModel(_logits, PreTrainedModel.get_output_embeddings)
+
+    @property
+    def positions(self) -> int | None:
+        """Tokens that the configuration allows at most, None if it says nothing."""
+        most = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        return most if isinstance(most, int) and most > 0 else None
+
+    def encoder(self) -> Encoder | None:
+        tokenizer = self.tokenizer()
+        if tokenizer is None:
+            return None
+        vocabulary = int(self.config.get_text_config().vocab_size)
+        return Encoder(
+            lambda text: tokenizer(text, add_special_tokens=False)["input_ids"], vocabulary, _first(tokenizer)
+        )
+
+    def sampler(self, model: nn.Module) -> Any:
+        """See `higgsx.fidelity.openings.Generate`."""
+
+        def generate(ids: Tensor, count: int, seed: int) -> Tensor:
+            with torch.random.fork_rng(devices=[]), torch.inference_mode():
+                torch.manual_seed(seed)
+                done: Tensor = model.generate(  # type: ignore[operator]
+                    ids,
+                    attention_mask=torch.ones_like(ids),
+                    do_sample=True,
+                    temperature=1.0,
+                    top_k=0,
+                    top_p=1.0,
+                    repetition_penalty=1.0,
+                    max_new_tokens=count,
+                    min_new_tokens=count,
+                    eos_token_id=None,
+                    pad_token_id=0,
+                )
+            return done.clone()
+
+        return generate
+
+    def load(self, archive: Archive, dtype: torch.dtype) -> nn.Module:
+        """The compressed model, expanded."""
+        return model_of(archive, dtype=dtype, device=None, packed=False)
+
+
+def _logits(model: Any, window: Tensor) -> Tensor:
+    logits: Tensor = model(input_ids=window, use_cache=False).logits
+    return logits
+
+
+def _first(tokenizer: Any) -> int | None:
+    """The beginning-of-text token, where the model was trained with one in front: its tokenizer adds it."""
+    token = tokenizer.bos_token_id
+    return token if token is not None and tokenizer("a")["input_ids"][:1] == [token] else None
+
+
+def model_of(archive: Archive, *, dtype: torch.dtype, device: Any, packed: bool) -> PreTrainedModel:
+    weights = {name: (stored.descriptor, archive.arrays(name)) for name, stored in archive.tensors.items()}
+    generation = "generation_config.json" in archive.file.assets
+    return load_model(
+        weights,
+        archive.config,
+        ties=archive.ties,
+        generation=_object(archive.file.asset("generation_config.json")) if generation else None,
+        dtype=dtype,
+        device=device,
+        packed=packed,
+    )
+
+
+def _object(content: bytes) -> Mapping[str, object]:
+    try:
+        data = json.loads(content)
+    except ValueError:
+        data = None
+    if not isinstance(data, dict):
+        raise FormatError("not a JSON object", where="generation_config.json", code="ASSET")
+    return data
+
+
+def load_archive(
+    archive: Archive, *, device: Any, dtype: torch.dtype, packed: bool | None
+) -> tuple[PreTrainedModel, Any]:
+    """Model and tokenizer (or processor, or None); see `higgsx.load`."""
+    expanded = dtype.itemsize * sum(stored.descriptor.weights for stored in archive.tensors.values())
+    free = psutil.virtual_memory().available
+    if packed is None:
+        packed = expanded + _ROOM > free
+        fits = "do not fit" if packed else "fit"
+        reason = (
+            f"{format_bytes(expanded)} {fits} the {format_bytes(free)} of free RAM; no native kernels yet"
+        )
+    else:
+        reason = "asked for"
+    state = f"{'packed' if packed else f'expanded to {dtype}'.replace('torch.', '')}: {reason}"
+    _log.info(state)
+    model = model_of(archive, dtype=dtype, device=device, packed=packed)
+    model.hgs_state = state  # type: ignore[assignment]
+    return model, load_tokenizer(archive.assets())

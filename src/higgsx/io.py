@@ -1,0 +1,395 @@
+"""The one place that touches files for writing, and reads them raw.
+
+Every failure of the disk leaves here as a StorageError in one line. A finished file appears only by a rename,
+so that whatever goes wrong before leaves the target as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import os
+import re
+import shutil
+import stat
+from pathlib import Path
+
+from higgsx.errors import HiggsxError, SourceError, StorageError
+from higgsx.units import format_bytes
+
+PathLike = str | os.PathLike[str]
+Bytes = bytes | bytearray | memoryview
+
+MAX_TEXT = 1 << 28
+"""Bytes of the longest text file that is read whole."""
+MAX_DEPTH = 64
+"""Nesting of ordinary JSON."""
+
+_BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+
+def open_for_reading(path: PathLike) -> int:
+    """A file descriptor of an ordinary file; StorageError for anything else, without waiting on a pipe."""
+    try:
+        # a FIFO without a writer would block: look first, and open without blocking in case it changes
+        _refuse_special(os.stat(path).st_mode, path)
+        fd = os.open(path, os.O_RDONLY | _BINARY | getattr(os, "O_NONBLOCK", 0))
+    except OSError as error:
+        raise _storage(error, path, "cannot be opened") from None
+    try:
+        _refuse_special(os.fstat(fd).st_mode, path)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _refuse_special(mode: int, path: PathLike) -> None:
+    if stat.S_ISDIR(mode):
+        raise StorageError("is a folder", where=path, expected="a file")
+    if not stat.S_ISREG(mode):
+        raise StorageError("is no ordinary file", where=path, expected="a file on a disk")
+
+
+def file_size(fd: int) -> int:
+    return os.fstat(fd).st_size
+
+
+def read_at(fd: int, offset: int, length: int, *, where: object = None) -> bytes:
+    """Exactly `length` bytes; StorageError where the file ends before."""
+    buffer = bytearray(length)
+    read_into(fd, offset, memoryview(buffer), where=where)
+    return bytes(buffer)
+
+
+def read_into(fd: int, offset: int, buffer: memoryview, *, where: object = None) -> None:
+    """Fill a writable buffer of bytes from `offset` on; StorageError where the file ends before."""
+    done = 0
+    while done < len(buffer):
+        try:
+            count = _pread_into(fd, offset + done, buffer[done:])
+        except OSError as error:
+            raise _storage(error, where, f"cannot be read at byte {offset + done}") from None
+        if count == 0:
+            raise StorageError(
+                "the file ends too early",
+                where=where,
+                got=f"{offset + done} bytes",
+                expected=offset + len(buffer),
+            )
+        done += count
+
+
+def _pread_into(fd: int, offset: int, buffer: memoryview) -> int:
+    if hasattr(os, "preadv"):
+        return os.preadv(fd, [buffer], offset)
+    os.lseek(fd, offset, os.SEEK_SET)
+    chunk = os.read(fd, min(len(buffer), 1 << 24))
+    buffer[: len(chunk)] = chunk
+    return len(chunk)
+
+
+def write_at(fd: int, offset: int, data: Bytes, *, where: object = None) -> None:
+    """All of `data`, however little the system takes at a time; StorageError where the disk is full."""
+    view = memoryview(data)
+    view = view.cast("B") if view.nbytes else memoryview(b"")
+    done = 0
+    while done < len(view):
+        try:
+            count = _pwrite(fd, offset + done, view[done : done + (1 << 30)])
+        except OSError as error:
+            raise _storage(error, where, f"cannot be written at byte {offset + done}") from None
+        if count == 0:
+            raise StorageError(f"cannot be written at byte {offset + done}", where=where, got="no progress")
+        done += count
+
+
+def _pwrite(fd: int, offset: int, view: memoryview) -> int:
+    if hasattr(os, "pwrite"):
+        return os.pwrite(fd, view, offset)
+    os.lseek(fd, offset, os.SEEK_SET)
+    return os.write(fd, view)
+
+
+def refuse_existing(path: PathLike, force: bool = False) -> None:
+    """StorageError if something stands there already; early, before hours of work."""
+    if not force and os.path.lexists(path):
+        raise _exists(path)
+
+
+def same_file(a: PathLike, b: PathLike) -> bool:
+    """Whether both names are one file, however they are spelt or linked. False where one is absent."""
+    try:
+        return os.path.samefile(a, b)
+    except OSError:
+        return False
+
+
+def require_free_space(folder: PathLike, nbytes: int) -> None:
+    """StorageError where fewer than `nbytes` are free in `folder`."""
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise _storage(error, folder, "cannot be examined") from None
+    if free < nbytes:
+        raise StorageError(
+            "the disk is full",
+            where=folder,
+            got=f"{format_bytes(free)} free",
+            expected=f"{nbytes} bytes ({format_bytes(nbytes)})",
+            remedy="free some space or write elsewhere",
+            code="FULL",
+        )
+
+
+class PartialFile:
+    """A file in the making: hidden beside its target until `commit`, which is one rename.
+
+    target   where it will stand; a link is followed
+    size     of the finished file; free space for it is required now, and the file is laid out (sparse)
+    force    replace what stands there
+    """
+
+    def __init__(self, target: PathLike, *, size: int = 0, force: bool = False) -> None:
+        self.target = Path(os.path.realpath(target))
+        self.force = force
+        self._refuse_target()
+        require_free_space(self.target.parent, size)
+        self.fd, self.path = self._create()
+        try:
+            os.ftruncate(self.fd, size)
+        except OSError as error:
+            self.discard()
+            raise _storage(error, self.path, f"cannot be made {size} bytes long") from None
+
+    def _refuse_target(self) -> None:
+        if not self.target.parent.is_dir():
+            raise StorageError("there is no such folder", where=self.target.parent)
+        try:
+            mode = os.stat(self.target).st_mode
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise _storage(error, self.target, "cannot be examined") from None
+        _refuse_special(mode, self.target)
+        if not self.force:
+            raise _exists(self.target)
+
+    def _create(self) -> tuple[int, Path]:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | _BINARY
+        for attempt in range(100):
+            # a killed run may have left one behind, and process numbers repeat
+            again = f"-{attempt}" if attempt else ""
+            path = self.target.with_name(f".{self.target.name}.part-{os.getpid()}{again}")
+            try:
+                return os.open(path, flags, 0o666), path
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise _storage(error, path, "cannot be created") from None
+        raise StorageError(
+            "too many unfinished files", where=self.target.parent, remedy="delete .*.part-* there"
+        )
+
+    def write_at(self, offset: int, data: Bytes) -> None:
+        write_at(self.fd, offset, data, where=self.path)
+
+    def sync(self) -> None:
+        """Everything written so far is on the disk. After one failure it must be discarded."""
+        try:
+            os.fsync(self.fd)
+        except OSError as error:
+            raise _storage(error, self.path, "cannot be written to the disk") from None
+
+    def commit(self) -> None:
+        """The finished file takes its place; without `force` it replaces nothing."""
+        self._keep_mode()
+        self._move(self.target, replace=self.force)
+
+    def reject(self) -> Path:
+        """Put the file aside as `NAME.rejected.hgs`, replacing an older one; returns that path."""
+        name = self.target.name.removesuffix(".hgs") + ".rejected.hgs"
+        self._move(self.target.with_name(name), replace=True)
+        return self.target.with_name(name)
+
+    def discard(self) -> None:
+        """Remove the partial file. Nothing happens after `commit`, `reject` or another `discard`."""
+        if self.fd < 0:
+            return
+        self._close()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
+
+    def _close(self) -> None:
+        fd, self.fd = self.fd, -1
+        os.close(fd)
+
+    def _keep_mode(self) -> None:
+        with contextlib.suppress(OSError, AttributeError):
+            os.fchmod(self.fd, stat.S_IMODE(os.stat(self.target).st_mode))
+
+    def _move(self, target: Path, replace: bool) -> None:
+        try:
+            if replace:
+                os.replace(self.path, target)
+            else:
+                _rename_new(self.path, target)
+            self._close()
+            _sync_folder(target.parent)
+        except OSError as error:
+            raise _storage(error, target, "cannot be put in place") from None
+
+
+def _rename_new(path: Path, target: Path) -> None:
+    """A rename that replaces nothing, even if another program creates the target this very moment."""
+    try:
+        os.link(path, target)
+    except FileExistsError:
+        raise _exists(target) from None
+    except (OSError, AttributeError):
+        # a file system without links
+        if target.exists():
+            raise _exists(target) from None
+        os.rename(path, target)
+    else:
+        os.unlink(path)
+
+
+def _sync_folder(folder: Path) -> None:
+    """The rename itself is durable. Only POSIX can open a folder."""
+    if os.name != "posix":
+        return
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_file_atomic(path: PathLike, data: Bytes) -> None:
+    """The whole file or nothing of it; an existing one is replaced."""
+    partial = PartialFile(path, size=memoryview(data).nbytes, force=True)
+    try:
+        partial.write_at(0, data)
+        partial.sync()
+        partial.commit()
+    finally:
+        partial.discard()
+
+
+def read_bytes(path: PathLike, *, limit: int = MAX_TEXT) -> bytes:
+    """A whole small file; StorageError beyond `limit` bytes."""
+    fd = open_for_reading(path)
+    try:
+        size = file_size(fd)
+        if size > limit:
+            raise StorageError(
+                "the file is too long", where=path, got=f"{size} bytes", expected=f"at most {limit}"
+            )
+        return read_at(fd, 0, size)
+    finally:
+        os.close(fd)
+
+
+def read_text(path: PathLike, *, limit: int = MAX_TEXT, error: type[HiggsxError] = SourceError) -> str:
+    """A whole small UTF-8 file; `error` (UTF8) where it is something else."""
+    try:
+        return read_bytes(path, limit=limit).decode()
+    except UnicodeDecodeError as problem:
+        raise error("is no UTF-8 text", where=path, got=f"byte {problem.start}", code="UTF8") from None
+
+
+def read_json(path: PathLike, *, limit: int = MAX_TEXT, error: type[HiggsxError] = SourceError) -> object:
+    """A whole JSON file, by the rules of `parse_json`."""
+    return parse_json(read_text(path, limit=limit, error=error), where=path, error=error)
+
+
+def parse_json(
+    text: str,
+    *,
+    where: object = None,
+    error: type[HiggsxError] = SourceError,
+    floats: bool = True,
+    depth: int = MAX_DEPTH,
+    largest: int = (1 << 64) - 1,
+) -> object:
+    """JSON without its traps: no duplicate keys, no NaN or infinity, bounded depth and whole numbers.
+
+    floats   whether numbers with a fraction or an exponent may occur
+    largest  bound of whole numbers, either sign
+    Raises `error` with code DUP, JSON or UTF8 (a lone surrogate).
+    """
+
+    def refuse(what: str, got: object = None, code: str = "JSON") -> HiggsxError:
+        return error(what, where=where, got=None if got is None else str(got)[:80], code=code)
+
+    def pairs(items: list[tuple[str, object]]) -> dict[str, object]:
+        found = dict(items)
+        if len(found) != len(items):
+            names = [name for name, _ in items]
+            raise refuse("a key stands twice", next(name for name in names if names.count(name) > 1), "DUP")
+        return found
+
+    def whole(digits: str) -> int:
+        # the length first: reading very long numbers is slow
+        if len(digits) > 24 or not -largest <= int(digits) <= largest:
+            raise refuse("number is too large", digits)
+        return int(digits)
+
+    def fraction(digits: str) -> float:
+        if not floats or not math.isfinite(float(digits)):
+            raise refuse("number is not finite" if floats else "number is no whole number", digits)
+        return float(digits)
+
+    try:
+        if _deeper_than(text, depth):
+            raise refuse(f"brackets do not match or nest deeper than {depth}")
+        value = json.loads(
+            text, object_pairs_hook=pairs, parse_constant=fraction, parse_int=whole, parse_float=fraction
+        )
+    except json.JSONDecodeError as problem:
+        raise refuse("is no valid JSON", f"{problem.msg} at character {problem.pos}") from None
+    except RecursionError:
+        raise refuse("nested too deep") from None
+    if _SURROGATE.search(text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise refuse("half a character", code="UTF8") from None
+    return value
+
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_BRACKETS = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS = bytes(sorted(set(range(256)) - set(b"[]{}")))
+
+
+def _deeper_than(text: str, depth: int) -> bool:
+    """Counted before parsing and without recursion: the innermost brackets are removed `depth` times."""
+    # a run of backslashes begins with an escape, so pairs of them fall away without moving the others
+    outside = "".join(text.replace("\\\\", "").replace('\\"', "").split('"')[::2])
+    brackets = outside.encode("utf-8", "replace").translate(_BRACKETS, _NO_BRACKETS)
+    for _ in range(depth):
+        if not brackets:
+            return False
+        brackets = brackets.replace(b"[]", b"")
+    return bool(brackets)
+
+
+def _exists(path: PathLike) -> StorageError:
+    return StorageError(
+        "exists already", where=path, remedy="choose another name or pass --force", code="EXISTS"
+    )
+
+
+def _storage(error: OSError, path: object, what: str) -> StorageError:
+    if error.errno in _FULL:
+        return StorageError(
+            "the disk is full", where=path, got=what, remedy="free some space or write elsewhere", code="FULL"
+        )
+    if isinstance(error, FileNotFoundError):
+        return StorageError("there is no such file", where=path)
+    return StorageError(what, where=path, got=error.strerror or str(error))

@@ -1,0 +1,1 @@
+"""Arithmetic on compressed weights: `ops` (what), `reference` (the truth), `select` (which, and why)."""

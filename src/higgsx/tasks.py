@@ -1,0 +1,141 @@
+"""What a batch is, how a model is called, what its outputs and labels are: plain objects.
+
+Calibration and fidelity know a model only through these. Integrations make them, from a Hugging Face folder
+for example. Nothing here imports another part of the package but its errors.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from higgsx.errors import ModelError
+
+NO_LABEL = -1
+"""The label of a position at which nothing is predicted."""
+
+
+class ModelHandle(Protocol):
+    """A model that can be built and called without knowing where it comes from."""
+
+    @property
+    def names(self) -> Mapping[str, str]:
+        """Tensor name in the checkpoint → parameter name in the model."""
+        ...
+
+    def skeleton(self) -> nn.Module:
+        """The model on the meta device: shapes and structure, no weights."""
+        ...
+
+    def call(self, model: nn.Module) -> object:
+        """A tiny forward pass on the device that the model is on, the meta device too. Returns its output."""
+        ...
+
+    def materialise(self, dtype: torch.dtype) -> nn.Module:
+        """The original model with its weights in `dtype`, in evaluation mode."""
+        ...
+
+
+class Task(Protocol):
+    """A kind of work whose outputs are scores over a fixed set at each of several positions."""
+
+    def call(self, model: Any, batch: Any) -> Tensor:
+        """Scores (logits) [positions, outputs] of the model for one batch."""
+        ...
+
+    def pieces(self, model: Any, batch: Any, positions: int) -> Iterator[Tensor]:
+        """The rows of `call` in order, `positions` at a time (the last piece may be shorter)."""
+        ...
+
+    def labels(self, batch: Any) -> Tensor:
+        """int64 [positions]: the right output at each position, or `NO_LABEL`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """How text becomes token ids, without special tokens.
+
+    `vocabulary` is the number of outputs of the model: every id must be smaller. `first` is the
+    beginning-of-text token, or None if the model has none.
+    """
+
+    encode: Callable[[str], Sequence[int]]
+    vocabulary: int
+    first: int | None = None
+
+
+def call_plainly(model: Any, window: Tensor) -> Tensor:
+    """`model(window)`: a tensor of logits, or an object that has them as `.logits`."""
+    output = model(window)
+    return output if isinstance(output, Tensor) else output.logits
+
+
+class LanguageModel:
+    """Predict the next token. A batch is one window: int64 token ids [1, T].
+
+    `forward(model, window)` returns logits [1, T, V]. `head(model)` names the module whose output is the
+    logits, or None. With it `pieces` runs the model once, keeps what enters the head, and runs the head on a
+    few positions at a time, so that the logits of a window never stand in memory whole. A model that still
+    changes the logits after its head (a cap, a scale) is noticed and called whole.
+    """
+
+    def __init__(
+        self,
+        forward: Callable[[Any, Tensor], Tensor] = call_plainly,
+        head: Callable[[Any], nn.Module | None] | None = None,
+    ) -> None:
+        self._forward, self._head = forward, head
+        self._whole: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+    def call(self, model: Any, batch: Tensor) -> Tensor:
+        logits = self._forward(model, batch.to(_device(model)))
+        if logits.dim() != 3 or logits.shape[0] != 1:
+            raise ModelError("logits of the wrong shape", got=tuple(logits.shape), expected="[1, T, V]")
+        return logits[0]
+
+    def labels(self, batch: Tensor) -> Tensor:
+        end = torch.full((1,), NO_LABEL, dtype=torch.int64, device=batch.device)
+        return torch.cat([batch[0, 1:], end])
+
+    def pieces(self, model: Any, batch: Tensor, positions: int) -> Iterator[Tensor]:
+        head = None if self._head is None or model in self._whole else self._head(model)
+        hidden = None if head is None else self._before_head(model, head, batch)
+        if head is None or hidden is None:
+            yield from self.call(model, batch).split(positions)
+            return
+        for part in hidden.split(positions, dim=1):
+            yield head(part)[0]
+
+    def _before_head(self, model: Any, head: nn.Module, batch: Tensor) -> Tensor | None:
+        """What enters the head [1, T, H], or None if the head's output is not the model's."""
+        inputs: list[Tensor] = []
+        outputs: list[Tensor] = []
+
+        def keep_last(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            inputs.append(args[0])
+            return (args[0][:, -1:], *args[1:])
+
+        def watch(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            outputs.append(output)
+
+        with ExitStack() as hooks:
+            hooks.callback(head.register_forward_pre_hook(keep_last).remove)
+            hooks.callback(head.register_forward_hook(watch).remove)
+            last = self.call(model, batch)
+        whole = len(inputs) == 1 and inputs[0].dim() == 3 and inputs[0].shape[:2] == batch.shape
+        if whole and last.shape == outputs[0].shape[1:] and torch.equal(last.float(), outputs[0][0].float()):
+            return inputs[0]
+        self._whole.add(model)
+        return None
+
+
+def _device(model: Any) -> torch.device | None:
+    first = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    return None if first is None else first.device

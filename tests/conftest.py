@@ -1,0 +1,55 @@
+"""What several rooms test with: the model that the package brings, its file, tiny models of other families."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import folders
+import pytest
+
+import higgsx
+
+TALES = Path(higgsx.__file__).parent / "data" / "tales-1m"
+QUICK = ("gauss16", "int8")
+"""A palette that is small, so that tests are fast."""
+
+
+@pytest.fixture(scope="session")
+def tales() -> Path:
+    return TALES
+
+
+@pytest.fixture(scope="session")
+def tales_hgs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped model at 4.25 bits, its damage measured. Not to be changed."""
+    path = tmp_path_factory.mktemp("tales") / "tales.hgs"
+    higgsx.compress(TALES, path, bits=4.25, allow=(*QUICK, "gauss8"))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Family → folder of a tiny random model without a tokenizer. Not to be changed."""
+    made: dict[str, Path] = {}
+
+    def get(family: str) -> Path:
+        if family not in made:
+            made[family] = folders.tiny_folder(family, tmp_path_factory.mktemp(family) / "model")
+        return made[family]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def tiny_hgs(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[[str], Path]) -> Callable[[str], Path]:
+    """Family → its tiny model at 5 bits. Not to be changed."""
+    made: dict[str, Path] = {}
+
+    def get(family: str) -> Path:
+        if family not in made:
+            made[family] = tmp_path_factory.mktemp(family) / f"{family}.hgs"
+            higgsx.compress(tiny(family), made[family], bits=5, allow=QUICK, check=False)
+        return made[family]
+
+    return get
