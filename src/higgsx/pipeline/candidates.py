@@ -27,9 +27,9 @@ from higgsx.rounding.table import rounding_of
 from higgsx.source.checkpoint import Checkpoint
 from higgsx.units import round_up
 
-NATS = 0.000_2
+NATS = 4.5e-5
 """K: nats per token for one unit of √weights times relative squared error."""
-FACTORS = {"embedding": 1.0, "head": 1.0, "inner": 1.0}
+FACTORS = {"embedding": 2.0, "head": 8.0, "inner": 1.0}
 NOTE = "no data: K times f times root of weights times relative squared error, a guess"
 DENSE_ERROR = {"F32": 0.0, "F16": 4e-8, "BF16": 2.6e-6}
 """Relative squared error of Gaussian weights rounded to a shorter float; float16 of weights far below one

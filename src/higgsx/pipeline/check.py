@@ -16,7 +16,7 @@ from higgsx.errors import TextError
 from higgsx.fidelity.compare import compare
 from higgsx.fidelity.openings import Generate, continue_openings, load_openings
 from higgsx.fidelity.report import Arithmetic, Damage, NotMeasured
-from higgsx.fidelity.texts import encode, text_windows
+from higgsx.fidelity.texts import cut, encode, text_windows
 from higgsx.source.checkpoint import Checkpoint
 from higgsx.tasks import Encoder, ModelHandle, Task
 from higgsx.units import format_bytes
@@ -106,15 +106,26 @@ def _measured(handle: Checkable, archive: Archive, ready: Ready, progress: Any) 
     original = handle.materialise(torch.bfloat16)
     windows, described = ready.windows, "a text of the user's"
     if not windows:
-        length = within(WINDOW, handle.positions)
-        windows = continue_openings(handle.sampler(original), ready.encoder, length=length)
-        described = "openings of this package, continued by the original"
+        windows, described = _openings(handle, original, ready.encoder)
     compressed = handle.load(archive, torch.bfloat16)
     tell = None if progress is None else lambda done, total: progress("measuring damage", done, total)
     arithmetic = Arithmetic(MODE, MODE)
     return compare(
         original, compressed, windows, arithmetic=arithmetic, text=described, task=ready.task, progress=tell
     )
+
+
+def _openings(
+    handle: Checkable, original: nn.Module, encoder: Encoder
+) -> tuple[Mapping[str, Sequence[Tensor]], str]:
+    length = within(WINDOW, handle.positions)
+    try:
+        windows = continue_openings(handle.sampler(original), encoder, length=length)
+    except RuntimeError:  # nothing can be drawn from NaN; measuring will find it, and the gate say it
+        texts = [text for members in load_openings().values() for text in members]
+        ids = [token for text in texts for token in encode(text, encoder, "openings")]
+        return {"openings": cut(ids, encoder, length, MOST_WINDOWS)}, "openings of this package"
+    return windows, "openings of this package, continued by the original"
 
 
 def _too_large(source: Checkpoint) -> NotMeasured | None:

@@ -70,7 +70,7 @@ def follow(
     UsageError where it does not belong to the model, BudgetError where it is over the budget that it names.
     """
     plan = given.resolve(table, lambda group, params: _priced(source, items, options, group, params))
-    if plan.budget is not None:
+    if plan.budget is not None and plan.budget.kind == "size":
         fixed = overhead(source, items, table, options)
         plan = dataclasses.replace(plan, budget=dataclasses.replace(plan.budget, fixed=fixed))
     plan.require_budget()
@@ -92,9 +92,8 @@ def _priced(
 
 
 def budget_of(source: Checkpoint, items: Sequence[Item], table: CostTable, options: Options) -> Budget:
-    fixed = overhead(source, items, table, options)
     if options.size is not None:
-        return Budget.of_size(options.size, fixed)
+        return Budget.of_size(options.size, overhead(source, items, table, options))
     counted = [group for group in table.groups if group.counted]
     exact = [group for group in counted if len(group.candidates) == 1]
     limit = options.limit(
@@ -102,4 +101,4 @@ def budget_of(source: Checkpoint, items: Sequence[Item], table: CostTable, optio
         sum(group.weights for group in exact),
         sum(group.weights for group in counted),
     )
-    return Budget.of_bits(limit, fixed)
+    return Budget.of_bits(limit)

@@ -37,7 +37,7 @@ _MOST: _Ladders = (_ladder(0.76, 1.22, 16), torch.tensor([0.985, 0.9925, 1.0075,
 _LAST: _Ladders = (_ladder(0.78, 1.2, 10), torch.tensor([0.97, 0.985, 1.015, 1.03])[:, None])
 _OF_BITS: dict[int, _Ladders] = {2: _FEW, 3: _FEW, 4: _MANY, 5: _MOST, 6: _MOST, 8: _LAST}
 """The finer the grid, the more the error of a block jumps from scale to scale: more of them pay. With these
-the error is at most 1 % above that of the best scale there is up to 4 bits, 3 % up to 6 bits (Gaussian blocks
+the error is at most 2 % above that of the best scale there is up to 5 bits, 3 % at 6 bits (Gaussian blocks
 of 32 weights, less for larger ones)."""
 _OF_ROW: _Ladders = (_ladder(0.68, 1.5, 7), _ladder(0.95, 1.05, 4))
 _SHRINK = {2: (1.0, 0.9, 0.8, 0.72, 0.64, 0.56, 0.48), 3: (1.0, 0.92, 0.84, 0.77, 0.7, 0.62)}

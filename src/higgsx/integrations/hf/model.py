@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from higgsx.archive import Archive
-from higgsx.errors import FormatError
+from higgsx.errors import FormatError, ModelError
 from higgsx.integrations.hf.handle import Handle
 from higgsx.integrations.hf.load import load_model
 from higgsx.integrations.hf.tokenizers import load_tokenizer
@@ -32,8 +32,18 @@ class HFModel(Handle):
 
     @classmethod
     def of(cls, source: Checkpoint) -> HFModel:
+        """ModelError where the checkpoint lacks weights of its model."""
         shapes = {name: info.shape for name, info in source.tensors.items()}
-        return cls(source.config, shapes, source.folder)
+        model = cls(source.config, shapes, source.folder)
+        if model.missing:
+            more = len(model.missing) - 5
+            raise ModelError(
+                "weights of the model are missing",
+                where=source.folder,
+                got=", ".join(model.missing[:5]) + (f" and {more} more" if more > 0 else ""),
+                remedy="the folder is incomplete, or its configuration belongs to another model",
+            )
+        return model
 
     @cached_property
     def task(self) -> Task | None:
@@ -107,6 +117,8 @@ def model_of(archive: Archive, *, dtype: torch.dtype, device: Any, packed: bool)
         dtype=dtype,
         device=device,
         packed=packed,
+        # a checkpoint may hold more than its model uses; what the model lacks is an error all the same
+        strict=False,
     )
 
 
