@@ -38,7 +38,9 @@ def timed(command: list[str]) -> tuple[float, int]:
 
 def python(code: str) -> float:
     """The number that a fresh interpreter prints."""
-    return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+    return float(
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    )
 
 
 OPEN = """
@@ -66,22 +68,34 @@ def main() -> None:
             theirs.append(timed([str(quantize), str(gguf), str(other), TYPE, str(os.cpu_count())]))
         opening = statistics.median(python(OPEN.format(path=str(file))) for _ in range(5))
         verify = [timed([sys.executable, "-m", "higgsx.cli", "verify", str(file)])[0] for _ in range(3)]
-        nothing = statistics.median(timed([sys.executable, "-m", "higgsx.cli", "info", "--json"])[0] for _ in range(3))
+        nothing = statistics.median(
+            timed([sys.executable, "-m", "higgsx.cli", "info", "--json"])[0] for _ in range(3)
+        )
         sizes = file.stat().st_size, other.stat().st_size
     importing = statistics.median(python(IMPORT) for _ in range(5))
     rows = []
-    for name, runs, size in (("higgsx " + BITS + " bits", ours, sizes[0]), ("llama.cpp " + TYPE, theirs, sizes[1])):
+    for name, runs, size in (
+        ("higgsx " + BITS + " bits", ours, sizes[0]),
+        ("llama.cpp " + TYPE, theirs, sizes[1]),
+    ):
         seconds = [run[0] for run in runs]
         spread = f"{min(seconds):.1f} to {max(seconds):.1f}"
         peak = max(run[1] for run in runs)
-        rows.append((name, f"{statistics.median(seconds):.1f}", spread, f"{peak / 1e9:.2f}", f"{size / 1e6:.0f}"))
+        rows.append(
+            (name, f"{statistics.median(seconds):.1f}", spread, f"{peak / 1e9:.2f}", f"{size / 1e6:.0f}")
+        )
     ratio = statistics.median(a[0] / b[0] for a, b in zip(ours, theirs, strict=True))
     print(f"{machine()}; {arguments.model}, {arguments.rounds} interleaved rounds\n")
     print(markdown(rows, ("", "median s", "spread", "peak RAM GB", "file MB")))
     rate = sizes[0] / 1e9 / max(1e-9, statistics.median(verify) - nothing)
-    print(f"\ntime ratio {ratio:.2f}; opening {opening * 1000:.0f} ms; verify {rate:.2f} GB/s beyond start-up;")
+    print(
+        f"\ntime ratio {ratio:.2f}; opening {opening * 1000:.0f} ms; verify {rate:.2f} GB/s beyond start-up;"
+    )
     print(f"import higgsx {importing * 1000:.0f} ms beyond torch")
-    print(json.dumps({"ratio": ratio, "peak_ram": max(run[1] for run in ours), "open_s": opening}), file=sys.stderr)
+    print(
+        json.dumps({"ratio": ratio, "peak_ram": max(run[1] for run in ours), "open_s": opening}),
+        file=sys.stderr,
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""llama.cpp's own tools, built once from the source distribution of llama-cpp-python, into a cache of ours."""
+"""llama.cpp's own tools, built once from the source distribution of llama-cpp-python."""
 
 from __future__ import annotations
 

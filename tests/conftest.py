@@ -1,13 +1,13 @@
-"""What several rooms test with: the model that the package brings, its file, tiny models of other families."""
+"""What several rooms test with: the model that the package brings, and tiny ones of other families."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
-import folders
 import pytest
 
+import folders
 import higgsx
 
 TALES = Path(higgsx.__file__).parent / "data" / "tales-1m"

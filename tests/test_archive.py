@@ -16,7 +16,8 @@ from higgsx.io import read_at
 
 Get = Callable[[str], Path]
 DENSE = {
-    "dtype": "F32", "shape": [4, 2], "axes": "", "codec": "dense", "params": {"dtype": "F32"}, "transform": None
+    "dtype": "F32", "shape": [4, 2], "axes": "", "codec": "dense", "params": {"dtype": "F32"},
+    "transform": None,
 }  # fmt: skip
 
 

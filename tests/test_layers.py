@@ -33,14 +33,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "nn": {"archive", "descriptor", "rounding", "codecs", "transforms", "kernels"},
     "fidelity": {"nn", "tasks"},
     "pipeline": {
-        "almpq", "fidelity", "source", "rounding", "codecs", "transforms", "descriptor", "hgs", "archive", "nn", "tasks"
+        "almpq", "fidelity", "source", "rounding", "codecs", "transforms", "descriptor", "hgs", "archive", "nn",
+        "tasks",
     },
     "integrations": {
         "pipeline", "archive", "nn", "fidelity", "source", "tasks", "descriptor", "codecs", "kernels", "almpq"
     },
     "report": {"archive", "fidelity"},
     "unpacking": {"archive", "codecs"},
-    "api": {"report", "unpacking", "integrations", "pipeline", "archive", "nn", "fidelity", "source", "kernels", "hgs", "descriptor", "almpq"},
+    "api": {
+        "report", "unpacking", "integrations", "pipeline", "archive", "nn", "fidelity", "source", "kernels", "hgs",
+        "descriptor", "almpq",
+    },
     "cli": {"", "api", "integrations", "pipeline", "archive", "nn", "fidelity", "kernels", "codecs"},
     "demo": {"", "cli"},
     "": {"api", "integrations", "tasks"},

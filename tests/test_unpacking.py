@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from folders import listing, tensors_of
 
 import higgsx
+from folders import listing, tensors_of
 from higgsx.archive import Archive
 from higgsx.errors import StorageError
 from higgsx.hgs.draft import Draft
@@ -108,7 +108,8 @@ def test_mixed_dtypes_stay_readable(tmp_path: Path) -> None:
     for name, tensor in tensors.items():
         kind, shape = names[tensor.dtype], list(tensor.shape)
         descriptor = {
-            "dtype": kind, "shape": shape, "axes": "", "codec": "dense", "params": {"dtype": kind}, "transform": None
+            "dtype": kind, "shape": shape, "axes": "", "codec": "dense", "params": {"dtype": kind},
+            "transform": None,
         }  # fmt: skip
         rows.append((name, descriptor, [(name, kind, tuple(shape))]))
     with Writer(tmp_path / "m.hgs", Draft(rows)) as writer:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from folders import copy_of, edit_config, listing, tensors_of, tiny_folder, write_tensors
 
 Fails = Callable[..., str]
@@ -240,14 +241,13 @@ def test_texts_that_cannot_be_measured_on(fails: Fails, tales: Path, tales_hgs: 
 
 
 def test_another_model_to_compare_with(fails: Fails, tales: Path, tales_hgs: Path, tmp_path: Path) -> None:
-    """More outputs, or fewer than its tokenizer has words."""
     folder = copy_of(tales, tmp_path / "other")
     tensors = tensors_of(folder)
     table = tensors["model.embed_tokens.weight"]
-    for count, words in ((1100, "1100"), (1000, "tokenizer that belongs to the model")):
+    for count in (1100, 1000):
         write_tensors(folder, {**tensors, "model.embed_tokens.weight": torch.cat([table, table])[:count]})
         edit_config(folder, vocab_size=count)
-        assert words in fails(1, "eval", tales_hgs, "--against", folder)
+        assert "made of another model" in fails(1, "eval", tales_hgs, "--against", folder)
 
 
 def test_prompt_without_words(fails: Fails, tales_hgs: Path) -> None:
@@ -290,6 +290,7 @@ def test_interrupt_while_encoding(tmp_path: Path, out: Path) -> None:
     end = time.monotonic() + 240
     while not list(out.parent.iterdir()) and ran.poll() is None and time.monotonic() < end:
         time.sleep(0.02)
+    time.sleep(0.1)
     ran.send_signal(signal.SIGINT)
     stdout, stderr = ran.communicate(timeout=120)
     assert ran.returncode == 130, (stdout, stderr)

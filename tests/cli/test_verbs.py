@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from folders import listing
 
+from folders import listing
 from higgsx.cli.__main__ import VERBS
 
 Run = Callable[..., Any]

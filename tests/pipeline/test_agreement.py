@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import folders
 import pytest
 import torch
 import transformers
-from folders import FAMILIES, TIED, copy_of, tensors_of, tiny_folder, write_shards, write_tensors
 
+import folders
 import higgsx
+from folders import FAMILIES, TIED, copy_of, tensors_of, tiny_folder, write_shards, write_tensors
 from higgsx.archive import Archive
 
 Get = Callable[[str], Path]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from folders import copy_of, edit_config, tensors_of, write_tensors
 
 import higgsx
+from folders import copy_of, edit_config, tensors_of, write_tensors
 from higgsx.errors import DamageError, ModelError, TextError, UsageError
 from higgsx.fidelity.report import Damage, NotMeasured
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from folders import copy_of, listing, sparse_file, tensors_of, write_tensors
 
 import higgsx
+from folders import copy_of, listing, sparse_file, tensors_of, write_tensors
 from higgsx.errors import BudgetError, UsageError
 
 Get = Callable[[str], Path]

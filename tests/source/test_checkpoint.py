@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from folders import copy_of, edit_config, tensors_of, tiny_folder, write_shards
 
+from folders import copy_of, edit_config, tensors_of, tiny_folder, write_shards
 from higgsx.errors import SourceError
 from higgsx.hgs.manifest import ASSETS
 from higgsx.source.checkpoint import INDEX, Checkpoint

@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from typing import TYPE_CHECKING
-from typing import Any
 
 import higgsx
 from higgsx.cli.common import add_json, amount, count, print_json
-
 
 if TYPE_CHECKING:
     from higgsx.integrations.hf.generate import Settings

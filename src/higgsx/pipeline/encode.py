@@ -76,7 +76,7 @@ def settle(descriptor: Descriptor, rows: Rows, where: str) -> Descriptor:
 def largest_of(part: torch.Tensor, descriptor: Descriptor, begin: int, where: str) -> float:
     """Largest magnitude in rows of the matrix from `begin` on, `[rows, inputs]`.
 
-    DataError names the tensor and the index of the first weight, in the original's layout, that is NaN or Inf.
+    DataError names the tensor and the index, in its own layout, of the first weight that is NaN or Inf.
     """
     largest = float(part.abs().max())
     if math.isfinite(largest):
@@ -134,7 +134,9 @@ def encode_tensor(
     slabs = [encode_rows(settled, rows, begin, end, method).arrays for begin, end in spans(settled)]
     shapes = settled.arrays()
     joined = {suffix: torch.cat([arrays[suffix].view(-1) for arrays in slabs]) for suffix in shapes}
-    return settled, {suffix: joined[suffix].view(shape) for suffix, (_, shape) in shapes.items()}
+    return settled, {
+        suffix: joined[suffix].view(DTYPES[kind]).view(shape) for suffix, (kind, shape) in shapes.items()
+    }
 
 
 def spans(descriptor: Descriptor) -> Iterator[tuple[int, int]]:

@@ -41,6 +41,7 @@ def evaluate(
     task, encoder = handle.task, handle.encoder()
     if task is None or encoder is None:
         raise ModelError("no task is known for this model, or it has no tokenizer", where=source.folder)
+    _require_same_shapes(source, archive)
     if window is not None and window > (handle.positions or window):
         raise UsageError("window is longer than the model can take", got=window, expected=handle.positions)
     window = within(LONGEST, handle.positions) if window is None else window
@@ -59,6 +60,19 @@ def evaluate(
         original, compressed, windows, arithmetic=arithmetic, text=text, task=task, floor=coarse,
         progress=lambda done, total: progress("measuring damage", done, total),
     )  # fmt: skip
+
+
+def _require_same_shapes(source: Checkpoint, archive: Archive) -> None:
+    for name, stored in archive.tensors.items():
+        info = source.tensors.get(name)
+        if info is not None and info.shape != stored.descriptor.shape:
+            raise ModelError(
+                "the file was made of another model",
+                where=name,
+                got=f"shape {stored.descriptor.shape}",
+                expected=f"{info.shape}",
+                remedy="compare it with its own original",
+            )
 
 
 def _described(windows: Mapping[str, Sequence[torch.Tensor]], encoder: Encoder, window: int) -> str:
