@@ -12,11 +12,13 @@ Row = Mapping[str, Any]
 _HEAD = ("plan", "MB", "bits", "KL", "KL 99 %", "top-1 %", "perplexity", "KL by text")
 _INTRO = """# What is lost at which size
 
-Printed by `benchmarks/fidelity.py`; nothing here is typed by hand. {machine}. Held-back text; weights
-encoded and decoded as a file holds them, everything run in fp32: the error of the weights alone.
-KL(original ‖ compressed) in nats per token, ± one standard error. MB are the bytes of all matrices / 10⁶,
-bits the same over their weights, embedding and head included. "uniform" gives every matrix one code; "ALMPQ" has the same bytes.
-No data was used to allocate bits. Small models are undertrained: they show that it works, not how much it wins.
+Printed by `benchmarks/fidelity.py`; nothing here is typed by hand. {machine}.
+
+- Held-back text; weights encoded and decoded as a file holds them, everything run in fp32: the error of the
+  weights alone. KL(original ‖ compressed) in nats per token, ± one standard error.
+- MB are the bytes of all matrices / 10⁶, bits the same over their weights, embedding and head included.
+- "uniform" gives every matrix one code; "ALMPQ" after the same name has the same bytes. No data was used.
+- Small models are undertrained: they show that it works, not how much it wins.
 """
 
 
@@ -32,7 +34,8 @@ def write(data: Mapping[str, Any]) -> None:
             if name == anchors.MODEL:
                 parts.append(_against(mine))
     (ROOT / "docs" / "results.md").write_text("\n".join(parts))
-    _fill(ROOT / "README.md", _short(rows))
+    link = "All sizes, small models, and llama.cpp at equal bytes: [docs/results.md](docs/results.md)."
+    _fill(ROOT / "README.md", f"{_short(rows)}\n\n{link}")
 
 
 def _table(rows: Sequence[Row]) -> str:
@@ -103,9 +106,9 @@ def _against(rows: Sequence[Row]) -> str:
         "",
     )
     note = (
-        "### Beside llama.cpp, at equal bytes\n\nIts files were made without importance matrix and measured once on "
-        "another machine, on the same model, windows and texts (`../shared/research/anchors.md`). Its standard "
-        "errors take positions as independent, ours also cluster them by window and are larger.\n"
+        "### Beside llama.cpp, at equal bytes\n\nIts files were made without importance matrix and measured "
+        "once on another machine, on the same model, windows and texts. Its standard errors take positions "
+        "as independent, ours also cluster them by window and are larger.\n"
     )
     return f"{note}\n{markdown(lines, head)}\n" if lines else ""
 

@@ -33,8 +33,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "nn": {"archive", "descriptor", "rounding", "codecs", "transforms", "kernels"},
     "fidelity": {"nn", "tasks"},
     "pipeline": {
-        "almpq", "fidelity", "source", "rounding", "codecs", "transforms", "descriptor", "hgs", "archive", "nn",
-        "tasks",
+        "almpq", "fidelity", "source", "rounding", "codecs", "transforms", "descriptor", "hgs", "archive",
+        "nn", "tasks",
     },
     "integrations": {
         "pipeline", "archive", "nn", "fidelity", "source", "tasks", "descriptor", "codecs", "kernels", "almpq"
@@ -42,8 +42,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"archive", "fidelity"},
     "unpacking": {"archive", "codecs"},
     "api": {
-        "report", "unpacking", "integrations", "pipeline", "archive", "nn", "fidelity", "source", "kernels", "hgs",
-        "descriptor", "almpq",
+        "report", "unpacking", "integrations", "pipeline", "archive", "nn", "fidelity", "source", "kernels",
+        "hgs", "descriptor", "almpq",
     },
     "cli": {"", "api", "integrations", "pipeline", "archive", "nn", "fidelity", "kernels", "codecs"},
     "demo": {"", "cli"},
@@ -56,8 +56,8 @@ ONLY_IN = {
     "triton": "kernels",
 }
 NO_TORCH = ("hgs", "almpq", "errors", "units", "io")
-MODEL_NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "llama", "qwen", "gpt2", "gptj",
-               "lm_head", "embed_tokens", "c_attn", "mistral", "whisper")  # fmt: skip
+MODEL_NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "llama", "qwen",
+               "gpt2", "gptj", "lm_head", "embed_tokens", "c_attn", "mistral", "whisper")  # fmt: skip
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
 FORBIDDEN_MODULES = {"pickle", "marshal", "shelve", "joblib", "dill"}
 
@@ -154,13 +154,17 @@ def python(code: str) -> str:
 def test_importing_starts_nothing() -> None:
     code = (
         "import sys, threading; import higgsx; higgsx.errors; "
-        "print(sorted({'transformers', 'peft', 'accelerate', 'psutil'} & set(sys.modules)), threading.active_count())"
+        "print(sorted({'transformers', 'peft', 'accelerate', 'psutil'} & set(sys.modules)), "
+        "threading.active_count())"
     )
     assert python(code) == "[] 1"
 
 
 def test_the_door_is_exact() -> None:
-    code = "import higgsx; print([n for n in higgsx.__all__ if getattr(higgsx, n) is None], dir(higgsx) == sorted(dir(higgsx)))"
+    code = (
+        "import higgsx; print([n for n in higgsx.__all__ if getattr(higgsx, n) is None], "
+        "dir(higgsx) == sorted(dir(higgsx)))"
+    )
     assert python(code) == "[] True"
     assert sorted(higgsx.__all__, key=str.lower) == list(higgsx.__all__)
     assert len(higgsx.__all__) <= 20

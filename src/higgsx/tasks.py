@@ -29,8 +29,17 @@ class ModelHandle(Protocol):
         """Tensor name in the checkpoint → parameter name in the model."""
         ...
 
+    @property
+    def unmapped(self) -> Mapping[str, str]:
+        """Tensor name in the checkpoint → why it is no parameter of the model as it is."""
+        ...
+
     def skeleton(self) -> nn.Module:
         """The model on the meta device: shapes and structure, no weights."""
+        ...
+
+    def small(self) -> nn.Module | None:
+        """A small real instance of the same class with random weights; None where there is none."""
         ...
 
     def call(self, model: nn.Module) -> object:

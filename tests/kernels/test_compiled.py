@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from samples import CODECS, packed
+from packed_samples import CODECS, packed
 
 from higgsx.kernels import reference
 from higgsx.kernels.compiled import text_of

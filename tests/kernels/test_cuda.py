@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
-from samples import CODECS, SHAPES, packed
+from packed_samples import CODECS, SHAPES, packed
 
 from higgsx.kernels import ops
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from samples import CODECS, packed
+from packed_samples import CODECS, packed
 
 from higgsx.errors import UsageError
 from higgsx.kernels import ops, reference, select

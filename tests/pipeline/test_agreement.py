@@ -13,6 +13,7 @@ import folders
 import higgsx
 from folders import FAMILIES, TIED, copy_of, tensors_of, tiny_folder, write_shards, write_tensors
 from higgsx.archive import Archive
+from higgsx.codecs.codebook import _cells
 
 Get = Callable[[str], Path]
 QUICK = {"bits": 5, "allow": ("gauss16", "int8"), "check": False}
@@ -98,6 +99,17 @@ def test_threads_do_not_matter(tiny: Get, tmp_path: Path) -> None:
     finally:
         torch.set_num_threads(before)
     assert len({file.read_bytes() for file in files}) == 1
+
+
+def test_the_default_dtype_does_not_matter(tiny: Get, tiny_hgs: Get, tmp_path: Path) -> None:
+    """A loader sets it for its own model while we encode; tables must not be remembered in it either."""
+    _cells.cache_clear()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        higgsx.compress(tiny("llama"), tmp_path / "m.hgs", **QUICK)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert (tmp_path / "m.hgs").read_bytes() == tiny_hgs("llama").read_bytes()
 
 
 def test_copies_of_a_tie_are_stored_once(tiny: Get, tiny_hgs: Get, tmp_path: Path) -> None:

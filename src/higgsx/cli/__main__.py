@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from higgsx import __version__
 from higgsx.errors import HiggsxError, UsageError
@@ -27,7 +27,10 @@ VERBS = {
 
 
 class _Parser(argparse.ArgumentParser):
-    """Wrong usage is one line like every other error."""
+    """Wrong usage is one line like every other error, and options have one spelling."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "allow_abbrev": False})
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message, remedy=f"see `{self.prog} --help`")

@@ -47,5 +47,6 @@ def main(arguments: argparse.Namespace) -> None:
     size = f"{format_bytes(result.nbytes)}, {result.source_bytes / result.nbytes:.2f} times smaller"
     print(f"{result.path}: {size}, {result.bits:.3f} bits a weight")
     print(f"content {result.content_digest}")
+    print(f"predicted loss {result.plan.loss:.3g} {result.plan.unit}: a guess without data")
     print()
     print("\n".join(render(result.damage)))

@@ -80,4 +80,4 @@ def _cells(name: str) -> tuple[torch.Tensor, torch.Tensor]:
     middles = [(cell + 0.5 - _CELLS / 2) / 2 for cell in range(_CELLS)]
     codes = [min(range(len(levels)), key=lambda code: abs(levels[code] - middle)) for middle in middles]
     values = [levels[code] * 2.0 + _CELLS / 2 for code in codes]
-    return torch.tensor(values), torch.tensor(codes, dtype=torch.uint8)
+    return torch.tensor(values, dtype=torch.float32), torch.tensor(codes, dtype=torch.uint8)

@@ -21,7 +21,7 @@ from higgsx.source.checkpoint import Checkpoint
 from higgsx.tasks import Encoder, ModelHandle, Task
 from higgsx.units import format_bytes
 
-WINDOW = 128
+WINDOW = 64
 """Tokens of a window of the model's own continuations."""
 TEXT_WINDOW = 256
 MOST_WINDOWS = 16

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import torch
@@ -12,6 +12,7 @@ from higgsx.codecs.dense import Dense
 from higgsx.descriptor import Descriptor
 from higgsx.errors import ModelError, SourceError, UsageError
 from higgsx.nn.census import Census, Weight, census
+from higgsx.nn.probe import probe
 from higgsx.source.checkpoint import Checkpoint
 from higgsx.source.header import TensorInfo
 from higgsx.tasks import ModelHandle
@@ -76,11 +77,13 @@ def survey(
     stored = _stored_once(source, names, found)
     spaces = _space_ids(found, names)
     by_model_name = {name: weight for weight in found.weights for name in weight.names}
-    reasons = dict(found.rest)
+    reasons = {**dict(found.rest), **handle.unmapped}
+    unserved = _unserved(handle)
     items = [
-        _item(source.tensors[name], copies, names.get(name), by_model_name, reasons, spaces, policy, keep)
+        _item(source.tensors[name], copies, names.get(name), by_model_name, reasons, spaces)
         for name, copies in stored.items()
     ]
+    items = [_kept(item, unserved.get(_kind(names.get(item.name, ""))), policy, keep) for item in items]
     order = _execution_order(model, by_model_name)
     last = len(order)
     place = {item.name: order.get(names.get(item.name, ""), last) for item in items}
@@ -155,32 +158,52 @@ def _item(
     weights: Mapping[str, Weight],
     reasons: Mapping[str, str],
     spaces: Mapping[str, str],
-    policy: str,
-    keep: Sequence[str],
 ) -> Item:
     if 0 in info.shape:
         raise SourceError("an empty tensor", where=info.name, got=f"shape {info.shape}")
     weight = weights.get(target or "")
     if weight is None:
-        matrix = len(info.shape) >= 2
-        why = (
-            "not two-dimensional"
-            if not matrix
-            else reasons.get(target or "", "the model has no parameter of this name")
-        )
+        why = "not two-dimensional"
+        if len(info.shape) >= 2 or target is None:
+            why = reasons.get(target or info.name, "the model has no parameter of this name")
         return Item(info.name, copies, info, "", frozenset(), info.name, why)
     if tuple(weight.shape) != info.shape:
         raise ModelError(
             "shape differs from the configuration", where=info.name, got=info.shape, expected=weight.shape
         )
-    why = ""
-    if info.dtype not in _FLOATS:
-        why = f"holds {info.dtype}"
-    elif policy == "hybrid" and weight.roles & {"embedding", "head"}:
+    return Item(info.name, copies, info, weight.axes, weight.roles, spaces[weight.name], "")
+
+
+def _kept(item: Item, unserved: str | None, policy: str, keep: Sequence[str]) -> Item:
+    """The item with the reason why it stays exact, if there is one."""
+    why = item.why
+    if why:
+        pass
+    elif item.info.dtype not in _FLOATS:
+        why = f"holds {item.info.dtype}"
+    elif unserved is not None:
+        why = f"cannot run compressed: {unserved}"
+    elif policy == "hybrid" and item.roles & {"embedding", "head"}:
         why = "kept by policy hybrid"
-    elif any(fnmatchcase(name, pattern) for name in copies for pattern in keep):
+    elif any(fnmatchcase(name, pattern) for name in item.names for pattern in keep):
         why = "kept by --keep"
-    return Item(info.name, copies, info, weight.axes, weight.roles, spaces[weight.name], why)
+    return replace(item, why=why)
+
+
+def _unserved(handle: ModelHandle) -> dict[str, str]:
+    """Kinds of weights whose module, run compressed, would compute something else; found by trying it on a
+    small instance. Empty where there is none to try on."""
+    small = handle.small()
+    if small is None:
+        return {}
+    return {
+        _kind(name): reason for name, reason in probe(small, handle.call, census(small, handle.call).weights)
+    }
+
+
+def _kind(name: str) -> str:
+    """The same for a weight's place in every layer."""
+    return ".".join("#" if part.isdigit() else part for part in name.split("."))
 
 
 def _execution_order(model: object, weights: Mapping[str, Weight]) -> dict[str, int]:

@@ -33,7 +33,10 @@ class Buffers:
             half, kept = count // 2, count - count // 2
             self.halvings.append((self.snapped[:half], self.snapped[kept:count]))
             count = kept
-        self.last = (self.snapped[0], self.snapped[1] if width > 1 else torch.zeros(columns))
+        self.last = (
+            self.snapped[0],
+            self.snapped[1] if width > 1 else torch.zeros(columns, dtype=torch.float32),
+        )
 
     def sum_snapped(self, out: torch.Tensor) -> torch.Tensor:
         """Sum of `snapped` over dim 0 in an order that the width alone decides: the last half onto the first,
@@ -70,7 +73,7 @@ class Stats:
 def stats_of(x: torch.Tensor, work: Work) -> Stats:
     buffers = work.buffers(*x.shape)
     torch.mul(x, x, out=buffers.snapped)
-    energy = buffers.sum_snapped(torch.empty(x.shape[1]))
+    energy = buffers.sum_snapped(torch.empty(x.shape[1], dtype=torch.float32))
     return Stats(x.amin(0), x.amax(0), energy)
 
 

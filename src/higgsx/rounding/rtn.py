@@ -23,18 +23,23 @@ _LARGEST_BLOCK = 128
 """Wider columns are whole rows."""
 
 
+def _column(*values: float) -> torch.Tensor:
+    """float32 whatever the default dtype is: a loader may have set another for its own model."""
+    return torch.tensor(values, dtype=torch.float32)[:, None]
+
+
 def _ladder(low: float, high: float, count: int) -> torch.Tensor:
     """Equal ratios from low to high, cut to four digits so that they are the same everywhere."""
     steps = [round(low * (high / low) ** (step / (count - 1)), 4) for step in range(count)]
-    return torch.tensor(steps)[:, None]
+    return _column(*steps)
 
 
 _Ladders = tuple[torch.Tensor, torch.Tensor]
 """Ratios to the start, then ratios to the best of them."""
 _FEW: _Ladders = (_ladder(0.68, 1.28, 7), _ladder(0.96, 1.04, 2))
-_MANY: _Ladders = (_ladder(0.76, 1.22, 7), torch.tensor([0.965, 0.98, 1.02, 1.035])[:, None])
-_MOST: _Ladders = (_ladder(0.76, 1.22, 16), torch.tensor([0.985, 0.9925, 1.0075, 1.015])[:, None])
-_LAST: _Ladders = (_ladder(0.78, 1.2, 10), torch.tensor([0.97, 0.985, 1.015, 1.03])[:, None])
+_MANY: _Ladders = (_ladder(0.76, 1.22, 7), _column(0.965, 0.98, 1.02, 1.035))
+_MOST: _Ladders = (_ladder(0.76, 1.22, 16), _column(0.985, 0.9925, 1.0075, 1.015))
+_LAST: _Ladders = (_ladder(0.78, 1.2, 10), _column(0.97, 0.985, 1.015, 1.03))
 _OF_BITS: dict[int, _Ladders] = {2: _FEW, 3: _FEW, 4: _MANY, 5: _MOST, 6: _MOST, 8: _LAST}
 """The finer the grid, the more the error of a block jumps from scale to scale: more of them pay. With these
 the error is at most 2 % above that of the best scale there is up to 5 bits, 3 % at 6 bits (Gaussian blocks
@@ -42,7 +47,7 @@ of 32 weights, less for larger ones)."""
 _OF_ROW: _Ladders = (_ladder(0.68, 1.5, 7), _ladder(0.95, 1.05, 4))
 _SHRINK = {2: (1.0, 0.9, 0.8, 0.72, 0.64, 0.56, 0.48), 3: (1.0, 0.92, 0.84, 0.77, 0.7, 0.62)}
 _SHRINK_FINER = (1.0, 0.96, 0.92, 0.88, 0.84, 0.78)
-_SHRINK_AGAIN = torch.tensor([-0.02, 0.02])[:, None]
+_SHRINK_AGAIN = _column(-0.02, 0.02)
 
 
 @dataclass
@@ -179,6 +184,6 @@ def _search_range(search: Search) -> Choice:
     def attempt(shrink: torch.Tensor, known: Choice | None) -> Choice:
         return search.best_of(span * (shrink / steps), low + span * ((1.0 - shrink) * 0.5), known)
 
-    best = attempt(torch.tensor(_SHRINK.get(search.codec.code_bits, _SHRINK_FINER))[:, None], None)
+    best = attempt(_column(*_SHRINK.get(search.codec.code_bits, _SHRINK_FINER)), None)
     chosen = best.multiplier * steps * reciprocal(span)
     return attempt((chosen + _SHRINK_AGAIN).clamp_(0.0, 1.0), best)

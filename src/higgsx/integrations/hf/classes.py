@@ -219,7 +219,17 @@ def skeleton(cls: type[PreTrainedModel], config: Any, dtype: torch.dtype) -> Pre
         raise ModelError(
             "the configuration does not make a model", where=cls.__name__, got=first_line(error)
         ) from error
+    _tie(model)
     return model.eval()
+
+
+def _tie(model: PreTrainedModel) -> None:
+    """Ties that are missing: a loader switches them off for everybody while it builds its own model."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for target, source in model.get_expanded_tied_weights_keys(all_submodels=True).items():
+        if target in parameters and source in parameters and parameters[target] is not parameters[source]:
+            owner, _, leaf = target.rpartition(".")
+            setattr(model.get_submodule(owner), leaf, parameters[source])
 
 
 def first_line(error: BaseException) -> str:

@@ -17,7 +17,7 @@ OnText = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Settings:
-    """max_tokens to write at most; temperature 0 takes always the likeliest token, other fields are then unused."""
+    """max_tokens to write at most; temperature 0 always takes the likeliest token, whatever else is set."""
 
     max_tokens: int = 256
     temperature: float = 0.0
@@ -29,7 +29,7 @@ class Settings:
         if self.max_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
             raise UsageError(
                 "generation settings out of range",
-                got=f"tokens {self.max_tokens}, temperature {self.temperature}, top-p {self.top_p}, top-k {self.top_k}",
+                got=f"{self.max_tokens} tokens, t {self.temperature}, p {self.top_p}, k {self.top_k}",
                 expected="tokens from 1, temperature from 0, top-p above 0 to 1, top-k from 0",
             )
 

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from higgsx.errors import ModelError, UsageError
-from higgsx.integrations.hf import classes, inputs
+from higgsx.integrations.hf import classes, inputs, shrink
 from higgsx.integrations.hf import names as naming
 from higgsx.integrations.hf.quiet import quiet
 
@@ -49,6 +49,17 @@ class Handle:
 
     def _bare(self) -> PreTrainedModel:
         return classes.skeleton(self.cls, self.config, self.dtype)
+
+    def small(self) -> PreTrainedModel | None:
+        """A small real instance of the same class, None where that cannot be made or does not run."""
+        model = shrink.small(self.cls, self.config)
+        if model is None:
+            return None
+        try:
+            self.call(model)
+        except Exception:  # whatever it is, there is nothing to try things out on
+            return None
+        return model
 
     def call(self, model: nn.Module) -> object:
         """A tiny forward pass without gradients or cache, on the device that the model is on."""

@@ -54,8 +54,10 @@ def _planned(config: HiggsxConfig, model: PreTrainedModel, folder: Path) -> dict
         handle = Handle(
             _config_of(model), {name: info.shape for name, info in source.tensors.items()}, folder
         )
-        items = survey(source, handle, options.policy, options.keep)
-        chosen = make_plan(source, items, cost_table(source, items, options), options)
+        # transformers builds its model on the meta device meanwhile; what is read and tried here is real
+        with torch.device("cpu"):
+            items = survey(source, handle, options.policy, options.keep)
+            chosen = make_plan(source, items, cost_table(source, items, options), options)
         chosen.require_budget()
         descriptors = descriptors_of(items, chosen)
     finally:
