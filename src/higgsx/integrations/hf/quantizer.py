@@ -69,7 +69,9 @@ class HiggsxQuantizer(HfQuantizer):
                 str(self.dtype).removeprefix("torch."),
             )
 
-    def update_weight_conversions(self, weight_conversions: list[Any], model: PreTrainedModel) -> list[Any]:
+    def update_weight_conversions(
+        self, weight_conversions: list[Any], model: PreTrainedModel | None = None
+    ) -> list[Any]:
         # a saved folder has the model's own names and shapes, which must not be converted a second time
         settled = self.pre_quantized and self.quantization_config.names == "model"
         return [] if settled else weight_conversions
