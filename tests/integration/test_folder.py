@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from conftest import TIED, Tiny, encoded, logits, tiny, tokens
 from safetensors import safe_open
 from safetensors.torch import load_file
+from tiny_models import TIED, Tiny, encoded, logits, tiny, tokens
 
 import higgsx.integrations.hf.boot
 from higgsx.errors import FormatError, ModelError, UsageError

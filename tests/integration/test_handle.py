@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from conftest import FAMILIES, TIED, VOCABULARY, Tiny, logits, tiny
+from tiny_models import FAMILIES, TIED, VOCABULARY, Tiny, logits, tiny
 from torch import nn
 
 from higgsx.errors import ModelError, UsageError

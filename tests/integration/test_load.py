@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from conftest import TIED, Tiny, encoded, logits, tiny, tokens
 from safetensors.torch import load_file
+from tiny_models import TIED, Tiny, encoded, logits, tiny, tokens
 
 from higgsx.codecs.dense import Dense
 from higgsx.descriptor import Descriptor

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from conftest import TIED, Tiny, described, encoded, logits, tiny
+from tiny_models import TIED, Tiny, described, encoded, logits, tiny
 
 import higgsx
 from higgsx.errors import BudgetError, HiggsxError, UsageError
