@@ -46,10 +46,64 @@ def tool(name: str) -> Path:
 
 
 def gguf_of(folder: Path) -> Path:
-    """A bfloat16 GGUF of a model folder, made once by llama.cpp's converter (needs the package gguf)."""
+    """A bfloat16 GGUF with the folder's own weights, made once.
+
+    Metadata and tokenizer are those of the publisher's file beside the folder; llama.cpp's converter does not
+    know the tokenizer's checksum once transformers has saved it anew. Needs the package gguf.
+    """
     out = CACHE / f"{folder.name}-bf16.gguf"
     if not out.is_file():
-        script = sources() / "convert_hf_to_gguf.py"
-        command = [sys.executable, str(script), str(folder), "--outfile", str(out), "--outtype", "bf16"]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        _write_gguf(folder, folder.with_name(f"{folder.name}.gguf"), out.with_suffix(".part"))
+        out.with_suffix(".part").rename(out)
     return out
+
+
+_INNER = {
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": ""}
+
+
+def _name_in_folder(name: str) -> str:
+    """Empty for a head of its own: in the folder it is the embedding."""
+    parts = name.split(".")
+    if parts[0] == "blk":
+        return f"model.layers.{parts[1]}.{_INNER[parts[2]]}.{parts[3]}"
+    return f"{_OUTER[parts[0]]}.{parts[1]}" if _OUTER[parts[0]] else ""
+
+
+def _write_gguf(folder: Path, published: Path, out: Path) -> None:
+    import gguf
+    import torch
+    from safetensors import safe_open
+
+    reader = gguf.GGUFReader(published)
+    writer = gguf.GGUFWriter(out, "qwen2")
+    for name, field in reader.fields.items():
+        if name.startswith("GGUF.") or name == gguf.Keys.General.ARCHITECTURE:
+            continue
+        kind, of = field.types[0], field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(name, field.contents(), kind, of)
+    with safe_open(folder / "model.safetensors", "pt") as source:
+        for tensor in reader.tensors:
+            name = _name_in_folder(tensor.name)
+            if not name:
+                continue
+            value = source.get_tensor(name)
+            if value.dim() < 2:
+                writer.add_tensor(tensor.name, value.float().numpy())
+            else:
+                words = value.contiguous().view(torch.uint8).numpy()
+                writer.add_tensor(tensor.name, words, raw_dtype=gguf.GGMLQuantizationType.BF16)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+    writer.close()

@@ -16,10 +16,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from higgsx.errors import ModelError
+from higgsx.nn.inplace import changes
 from higgsx.nn.operands import (
     GROUPED,
     View,
-    changes,
     conv_axes,
     follow,
     keeps_order,

@@ -53,32 +53,6 @@ def name_of(func: Callable[..., Any]) -> str:
     return name.split(".")[0]
 
 
-def changes(name: str) -> bool:
-    """Whether a function of this name writes into its first argument."""
-    if name in _AUGMENTED or name == "set data":
-        return True
-    return name.endswith("_") and not name.endswith("__") and name != "requires_grad_"
-
-
-_AUGMENTED = frozenset(
-    f"__i{name}__"
-    for name in (
-        "add",
-        "sub",
-        "mul",
-        "truediv",
-        "floordiv",
-        "div",
-        "mod",
-        "pow",
-        "and",
-        "or",
-        "xor",
-        "lshift",
-        "rshift",
-    )
-) | {"__setitem__"}
-
 KEEPS_VALUES = frozenset(
     ("contiguous", "to", "type", "type_as", "float", "half", "bfloat16", "double", "detach", "alias", "clone")
     + ("requires_grad_", "get data", "cpu", "cuda", "positive")

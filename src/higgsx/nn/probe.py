@@ -72,14 +72,7 @@ def probe_packed(model: nn.Module, call: Call) -> str | None:
     twin = copy.deepcopy(model)
     densify(twin)
     expected = _run(twin, call)
-    try:
-        return (
-            None
-            if _equal(expected, _run(model, call))
-            else "the result differs from that of the decoded weights"
-        )
-    except Exception as error:
-        return _text(error)
+    return _differs(model, call, expected)
 
 
 def encode_plainly(
@@ -128,13 +121,18 @@ def _why_not(
     model = copy.deepcopy(twin)
     try:
         swap(model, descriptors, arrays)
-        return (
-            None
-            if _equal(expected, _run(model, call))
-            else "the result differs from that of the decoded weights"
-        )
     except Exception as error:
         return _text(error)
+    return _differs(model, call, expected)
+
+
+def _differs(model: nn.Module, call: Call, expected: object) -> str | None:
+    """Why a model does not give the expected result; None if it does, bit for bit."""
+    try:
+        same = _equal(expected, _run(model, call))
+    except Exception as error:
+        return _text(error)
+    return None if same else "the result differs from that of the decoded weights"
 
 
 def _only(part: Mapping[str, object], names: set[str]) -> dict:

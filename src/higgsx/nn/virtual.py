@@ -19,6 +19,7 @@ from higgsx.errors import ModelError
 from higgsx.kernels import ops
 from higgsx.kernels.packed import Packed
 from higgsx.kernels.reference import Sizes
+from higgsx.nn.inplace import changes
 
 Home = Callable[[torch.Tensor], torch.Tensor]
 """Gives changed values to the owner; returns the dense parameter that now stands there."""
@@ -82,7 +83,7 @@ class VirtualWeight(torch.Tensor):
                 result = handler(*args, **kwargs)
                 if result is not NotImplemented:
                     return result
-            if _changes(func) and isinstance(_first(args, kwargs), VirtualWeight):
+            if changes(getattr(func, "__name__", "")) and isinstance(_first(args, kwargs), VirtualWeight):
                 return _change(func, args, kwargs)
             if any(isinstance(value, VirtualWeight) for value in _outputs(kwargs)):
                 raise ModelError("a compressed weight cannot be written to", remedy="densify it first")
@@ -100,31 +101,6 @@ def _dense(tree: Any) -> Any:
 def _outputs(kwargs: Mapping[str, Any]) -> tuple[object, ...]:
     out = kwargs.get("out")
     return tuple(out) if isinstance(out, (tuple, list)) else (out,)
-
-
-_AUGMENTED = frozenset(
-    f"__i{name}__"
-    for name in (
-        "add",
-        "sub",
-        "mul",
-        "truediv",
-        "floordiv",
-        "div",
-        "mod",
-        "pow",
-        "and",
-        "or",
-        "xor",
-        "lshift",
-        "rshift",
-    )
-) | {"__setitem__"}
-
-
-def _changes(func: Callable[..., Any]) -> bool:
-    name = getattr(func, "__name__", "")
-    return name in _AUGMENTED or (name.endswith("_") and not name.endswith("__"))
 
 
 def _first(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
