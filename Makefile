@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint bench-distortion bench-fidelity bench-speed clean
+.PHONY: setup demo test lint bench-distortion bench-fidelity bench-speed bench-encoding bench-constants clean
 
 setup: $(STAMP)
 
@@ -31,9 +31,17 @@ bench-distortion: setup
 
 bench-fidelity: setup
 	$(BIN)/python benchmarks/fidelity.py
+	$(BIN)/python benchmarks/fidelity.py --write
 
 bench-speed: setup
+	$(BIN)/pip install --quiet gguf
 	$(BIN)/python benchmarks/compress_speed.py
+
+bench-encoding: setup
+	$(BIN)/python benchmarks/encoding.py
+
+bench-constants: setup
+	$(BIN)/python benchmarks/constants.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NoReturn
@@ -58,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in words
     _print_anything()
+    _end_like_an_interrupt()
     try:
         arguments = parser(words).parse_args(words)
         status = int(arguments.call(arguments) or 0)
@@ -78,6 +81,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         if as_json:
             _failed("INTERNAL", f"{type(error).__name__}: {error}", as_json, 1)
         raise
+
+
+def _end_like_an_interrupt() -> None:
+    """A polite request to end (SIGTERM, a closed terminal) cleans up as Ctrl-C does, and exits 128 + signal."""
+
+    def end(number: int, unused: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), end)
 
 
 def _print_anything() -> None:
