@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _end_like_an_interrupt() -> None:
-    """A polite request to end (SIGTERM, a closed terminal) cleans up as Ctrl-C does, and exits 128 + signal."""
+    """A request to end (SIGTERM, a closed terminal) cleans up as Ctrl-C does; exit code 128 + signal."""
 
     def end(number: int, unused: object) -> NoReturn:
         raise SystemExit(128 + number)
