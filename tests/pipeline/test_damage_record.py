@@ -13,6 +13,7 @@ import higgsx
 from folders import copy_of, edit_config, tensors_of, write_tensors
 from higgsx.errors import DamageError, ModelError, TextError, UsageError
 from higgsx.fidelity.report import Damage, NotMeasured
+from higgsx.pipeline import check
 
 Get = Callable[[str], Path]
 QUICK = {"bits": 4.5, "allow": ("gauss16", "int8")}
@@ -41,7 +42,7 @@ def test_record_is_in_the_file(tales_hgs: Path) -> None:
     assert found["top1_agreement"] > 0.8
     assert set(found["domains"]) == {"English", "Russian", "code"}
     assert "bf16" in found["arithmetic"]["original"]
-    assert found["longest_window"] == 128
+    assert found["longest_window"] == check.WINDOW
 
 
 def test_windows_fit_the_model(short_tales: Path, tmp_path: Path) -> None:
