@@ -23,6 +23,7 @@ from higgsx.descriptor import Descriptor
 from higgsx.errors import UsageError
 from higgsx.pipeline.encode import largest_of
 from higgsx.pipeline.survey import Item
+from higgsx.rounding.base import exponent_for
 from higgsx.rounding.table import rounding_of
 from higgsx.source.checkpoint import Checkpoint
 from higgsx.units import round_up
@@ -116,7 +117,7 @@ def sampled_errors(source: Checkpoint, item: Item, method: str) -> Errors:
             return error if math.isfinite(error) else IMPOSSIBLE
         if not isinstance(codec, PanelCodec):
             raise UsageError("no rounding for this codec", got=codec.id)
-        codec = dataclasses.replace(codec, exponent=rounding.exponent(codec, largest))  # type: ignore[type-var]
+        codec = dataclasses.replace(codec, exponent=exponent_for(codec, largest))  # type: ignore[type-var]
         payload, of_rows = codec.pack(*rounding.round(codec, mixed))
         arrays = {"_hgs": payload} if of_rows is None else {"_hgs": payload, "_hgsr": of_rows}
         return _energy(mixed.t() - codec.decode(arrays, MatrixShape(*reversed(mixed.shape)))) / power

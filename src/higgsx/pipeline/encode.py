@@ -13,6 +13,7 @@ from higgsx.codecs.dense import Dense
 from higgsx.codecs.panels import PanelCodec
 from higgsx.descriptor import Descriptor
 from higgsx.errors import DataError, UsageError
+from higgsx.rounding.base import exponent_for
 from higgsx.rounding.slab import encode_slab
 from higgsx.rounding.table import rounding_of
 from higgsx.source.checkpoint import Checkpoint
@@ -69,7 +70,7 @@ def settle(descriptor: Descriptor, rows: Rows, where: str) -> Descriptor:
             )
     if not isinstance(descriptor.codec, PanelCodec):
         return descriptor
-    exponent = rounding_of("rtn").exponent(descriptor.codec, largest)
+    exponent = exponent_for(descriptor.codec, largest)
     return descriptor.with_codec(dataclasses.replace(descriptor.codec, exponent=exponent))  # type: ignore[type-var]
 
 

@@ -48,10 +48,8 @@ class Rounding:
     """name      what the command line and the recipe call it
     portable  the same bytes from every processor and any number of threads
     round     see `Choose`
-    exponent  exponent of a codec for weights up to some magnitude
     """
 
     name: str
     portable: bool
     round: Choose
-    exponent: Callable[[PanelCodec, float], int] = exponent_for
