@@ -8,15 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from higgsx.codecs.base import DTYPES
+from higgsx.codecs.base import torch_dtype
 from higgsx.descriptor import Descriptor
 from higgsx.errors import FormatError
 from higgsx.hgs.manifest import Manifest
 from higgsx.hgs.reader import HgsFile
 from higgsx.io import parse_json
+from higgsx.lazy import lazy
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy("torch")
 
 Progress = Callable[[int, int], None]
 """Told how many bytes are done, of how many."""
@@ -93,7 +98,7 @@ class Archive:
         for suffix, array in self.tensors[name].arrays.items():
             info = self.file.arrays[array]
             raw = torch.from_numpy(self.file.mapped(array))
-            found[suffix] = raw.view(DTYPES[info.dtype]).view(tuple(info.shape))
+            found[suffix] = raw.view(torch_dtype(info.dtype)).view(tuple(info.shape))
         return found
 
     def decode(self, name: str) -> torch.Tensor:

@@ -10,14 +10,19 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-import torch
-
-from higgsx.codecs.base import DTYPES, Arrays, Codec, MatrixShape
+from higgsx.codecs.base import DTYPE_BYTES, Arrays, Codec, MatrixShape
 from higgsx.codecs.dense import Dense
 from higgsx.codecs.table import codec_from
 from higgsx.errors import FormatError
+from higgsx.lazy import lazy
 from higgsx.transforms.hadamard import Hadamard
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy("torch")
 
 AXES: dict[str, int] = {"": -1, "oi": 2, "io": 2, "eoi": 3, "eio": 3, "oik": 3, "oikk": 4}
 """Axes in the order of the original's dimensions, and how many there are: o outputs, i inputs, e experts,
@@ -41,8 +46,10 @@ class Descriptor:
     transform: Hadamard | None = None
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise FormatError("unknown dtype", got=repr(self.dtype), expected=sorted(DTYPES), code="DTYPE")
+        if self.dtype not in DTYPE_BYTES:
+            raise FormatError(
+                "unknown dtype", got=repr(self.dtype), expected=sorted(DTYPE_BYTES), code="DTYPE"
+            )
         if not all(type(size) is int and 1 <= size < 1 << 48 for size in self.shape):
             raise FormatError(
                 "invalid shape", got=self.shape, expected="positive whole numbers", code="SHAPE"

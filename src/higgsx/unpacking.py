@@ -16,7 +16,7 @@ import torch
 
 from higgsx import io
 from higgsx.archive import Archive, Stored
-from higgsx.codecs.base import DTYPES, ArrayShape
+from higgsx.codecs.base import DTYPE_BYTES, ArrayShape, torch_dtype
 from higgsx.errors import StorageError
 from higgsx.units import round_up
 
@@ -85,7 +85,7 @@ def _write(
     progress: Callable[[int, int], None] | None,
 ) -> int:
     """Weights first and in place last: a folder with weights is complete."""
-    stored = sorted(archive.tensors.values(), key=lambda one: (-DTYPES[_dtype(one)].itemsize, one.name))
+    stored = sorted(archive.tensors.values(), key=lambda one: (-DTYPE_BYTES[_dtype(one)], one.name))
     header, nbytes = _header(stored)
     total = len(header) + nbytes
     partial = io.PartialFile(path, size=total, force=True)
@@ -129,7 +129,7 @@ def _dtype(one: Stored) -> str:
 def _decoded(archive: Archive, one: Stored) -> Iterator[torch.Tensor]:
     """The tensor in its dtype of the folder, in slabs where it is a plain matrix."""
     descriptor, arrays = one.descriptor, archive.arrays(one.name)
-    dtype = DTYPES[_dtype(one)]
+    dtype = torch_dtype(_dtype(one))
     if descriptor.is_dense or descriptor.axes != "oi":
         yield descriptor.decode(arrays).to(dtype)
         return

@@ -8,7 +8,7 @@ import pytest
 import torch
 from samples import ALL, INSTANCES, SHAPES, encode, name
 
-from higgsx.codecs.base import DTYPES, Codec, MatrixShape
+from higgsx.codecs.base import Codec, MatrixShape, torch_dtype
 from higgsx.codecs.table import BY_ID, CODECS, codec_from
 from higgsx.errors import FormatError
 
@@ -32,7 +32,7 @@ def test_declared_arrays_are_what_is_stored(codec: Codec, shape: MatrixShape) ->
     assert list(declared) == list(arrays)
     for suffix, array in arrays.items():
         assert tuple(array.shape) == declared[suffix].shape
-        assert array.dtype == DTYPES[declared[suffix].dtype]
+        assert array.dtype == torch_dtype(declared[suffix].dtype)
     assert settled.nbytes(shape) == sum(array.nbytes for array in arrays.values()) == codec.nbytes(shape)
 
 

@@ -10,13 +10,18 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
+from functools import cache
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from higgsx.errors import FormatError
+from higgsx.lazy import lazy
 
-Arrays = Mapping[str, torch.Tensor]
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy("torch")
+
+Arrays: TypeAlias = "Mapping[str, torch.Tensor]"
 """The arrays of one tensor by suffix: `""` (dense), `"_hgs"` (payload), `"_hgsr"` (whole rows)."""
 
 Param = int | str
@@ -55,19 +60,31 @@ class ArrayShape:
         return count
 
 
-DTYPES: dict[str, torch.dtype] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-DTYPE_BYTES: dict[str, int] = {name: dtype.itemsize for name, dtype in DTYPES.items()}
+DTYPE_BYTES: dict[str, int] = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1
+}  # fmt: skip
+"""Bytes of an element by its safetensors name."""
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """The dtype of a safetensors name, a key of `DTYPE_BYTES`."""
+    return _torch_dtypes()[name]
+
+
+@cache
+def _torch_dtypes() -> dict[str, torch.dtype]:
+    return {
+        "F64": torch.float64,
+        "F32": torch.float32,
+        "F16": torch.float16,
+        "BF16": torch.bfloat16,
+        "I64": torch.int64,
+        "I32": torch.int32,
+        "I16": torch.int16,
+        "I8": torch.int8,
+        "U8": torch.uint8,
+        "BOOL": torch.bool,
+    }
 
 
 class Codec(ABC):

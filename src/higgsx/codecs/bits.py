@@ -7,7 +7,15 @@ first in the lowest bits. 3 bits are planes of 2 and 1, 5 of 4 and 1, 6 of 4 and
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
+
+from higgsx.lazy import lazy
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy("torch")
+
 
 PANEL = 16
 """Outputs of a panel."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
+from higgsx.codecs.base import DTYPE_BYTES, Arrays, ArrayShape, Codec, MatrixShape, require, torch_dtype
+from higgsx.lazy import lazy
 
-from higgsx.codecs.base import DTYPES, Arrays, ArrayShape, Codec, MatrixShape, require
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy("torch")
 
 
 @dataclass(frozen=True)
@@ -19,12 +23,12 @@ class Dense(Codec):
     id: ClassVar[str] = "dense"
 
     def __post_init__(self) -> None:
-        known = isinstance(self.dtype, str) and self.dtype in DTYPES
-        require(known, self.id, "dtype", self.dtype, sorted(DTYPES))
+        known = isinstance(self.dtype, str) and self.dtype in DTYPE_BYTES
+        require(known, self.id, "dtype", self.dtype, sorted(DTYPE_BYTES))
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        return DTYPES[self.dtype]
+        return torch_dtype(self.dtype)
 
     @property
     def label(self) -> str:

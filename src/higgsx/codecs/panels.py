@@ -14,12 +14,17 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-
-import torch
+from typing import TYPE_CHECKING
 
 from higgsx.codecs.base import Arrays, ArrayShape, Codec, MatrixShape, is_int, require
 from higgsx.codecs.bits import PANEL, pack_planes, unpack_planes
 from higgsx.errors import UsageError
+from higgsx.lazy import lazy
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy("torch")
 
 UNIT = 128
 """Inputs of a unit."""

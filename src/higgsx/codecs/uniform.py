@@ -8,12 +8,16 @@ complement, as other formats have it. With zero points `centre` is 0 and z or m 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
+from typing import TYPE_CHECKING, ClassVar
 
 from higgsx.codecs.base import is_int, require
 from higgsx.codecs.panels import PanelCodec
+from higgsx.lazy import lazy
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy("torch")
 
 BITS = (2, 3, 4, 5, 6, 8)
 

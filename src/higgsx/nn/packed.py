@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from higgsx.codecs.base import DTYPES
+from higgsx.codecs.base import torch_dtype
 from higgsx.descriptor import Descriptor
 from higgsx.errors import ModelError
 from higgsx.kernels import ops
@@ -96,7 +96,7 @@ def pack(
         )
     if arrays is None:
         arrays = {
-            suffix: torch.empty(shape, dtype=DTYPES[kind], device="meta")
+            suffix: torch.empty(shape, dtype=torch_dtype(kind), device="meta")
             for suffix, (kind, shape) in descriptor.arrays().items()
         }
     check_arrays(arrays, descriptor, where)

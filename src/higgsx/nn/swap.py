@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from higgsx.codecs.base import DTYPES, Arrays
+from higgsx.codecs.base import Arrays, torch_dtype
 from higgsx.descriptor import Descriptor
 from higgsx.errors import ModelError
 from higgsx.nn.packed import check_arrays, is_packed, pack, packed_parameters
@@ -62,7 +62,7 @@ class _Frozen:
     def __call__(self, descriptor: Descriptor, arrays: Arrays | None) -> dict[str, nn.Parameter]:
         if arrays is None:
             arrays = {
-                suffix: torch.empty(shape, dtype=DTYPES[kind], device="meta")
+                suffix: torch.empty(shape, dtype=torch_dtype(kind), device="meta")
                 for suffix, (kind, shape) in descriptor.arrays().items()
             }
         return {suffix: self._one(array) for suffix, array in arrays.items()}

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from higgsx.almpq.table import Candidate, Group
-from higgsx.codecs.base import DTYPES, ArrayShape, Codec, MatrixShape
+from higgsx.codecs.base import ArrayShape, Codec, MatrixShape, torch_dtype
 from higgsx.codecs.dense import Dense
 from higgsx.codecs.gaussian import GAUSSIAN_ERROR
 from higgsx.codecs.panels import PanelCodec
@@ -91,7 +91,7 @@ def gaussian_errors(descriptor: Descriptor) -> float:
     """The error that the code has on Gaussian weights: what can be said from headers alone."""
     codec = descriptor.codec
     if isinstance(codec, Dense):
-        return DENSE_ERROR[codec.dtype] if DTYPES[codec.dtype] != DTYPES[descriptor.dtype] else 0.0
+        return DENSE_ERROR[codec.dtype] if torch_dtype(codec.dtype) != torch_dtype(descriptor.dtype) else 0.0
     return GAUSSIAN_ERROR[codec.label]
 
 
@@ -113,7 +113,7 @@ def sampled_errors(source: Checkpoint, item: Item, method: str) -> Errors:
         if power == 0.0:
             return 0.0
         if isinstance(codec, Dense):
-            error = _energy(rows - rows.to(DTYPES[codec.dtype]).float()) / power
+            error = _energy(rows - rows.to(torch_dtype(codec.dtype)).float()) / power
             return error if math.isfinite(error) else IMPOSSIBLE
         if not isinstance(codec, PanelCodec):
             raise UsageError("no rounding for this codec", got=codec.id)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from higgsx.codecs.base import DTYPES
+from higgsx.codecs.base import torch_dtype
 from higgsx.codecs.dense import Dense
 from higgsx.codecs.panels import PanelCodec
 from higgsx.descriptor import Descriptor
@@ -57,13 +57,13 @@ def settle(descriptor: Descriptor, rows: Rows, where: str) -> Descriptor:
     Reads everything once. DataError where a weight is NaN or infinite, or too large for the float that it is
     to become, with its place.
     """
-    if not DTYPES[descriptor.dtype].is_floating_point:
+    if not torch_dtype(descriptor.dtype).is_floating_point:
         return descriptor
     largest = 0.0
     for begin, end in spans(descriptor):
         largest = max(largest, largest_of(rows(begin, end), descriptor, begin, where))
     if isinstance(descriptor.codec, Dense):
-        most = torch.finfo(DTYPES[descriptor.codec.dtype]).max
+        most = torch.finfo(torch_dtype(descriptor.codec.dtype)).max
         if largest > most:
             raise DataError(
                 f"a weight is too large for {descriptor.codec.label}", where=where, got=largest, expected=most
@@ -116,7 +116,7 @@ def encode_rows(descriptor: Descriptor, rows: Rows, begin: int, end: int, method
     """One slab, to be appended to the arrays in order. The descriptor must be settled."""
     part = rows(begin, end)
     if isinstance(descriptor.codec, Dense):
-        stored = part.to(DTYPES[descriptor.codec.dtype]).contiguous().view(torch.uint8)
+        stored = part.to(torch_dtype(descriptor.codec.dtype)).contiguous().view(torch.uint8)
         return Slab(part.numel(), {"": stored})
     codec = descriptor.codec
     if not isinstance(codec, PanelCodec):
@@ -136,7 +136,7 @@ def encode_tensor(
     shapes = settled.arrays()
     joined = {suffix: torch.cat([arrays[suffix].view(-1) for arrays in slabs]) for suffix in shapes}
     return settled, {
-        suffix: joined[suffix].view(DTYPES[kind]).view(shape) for suffix, (kind, shape) in shapes.items()
+        suffix: joined[suffix].view(torch_dtype(kind)).view(shape) for suffix, (kind, shape) in shapes.items()
     }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from higgsx import io
-from higgsx.codecs.base import DTYPES
+from higgsx.codecs.base import DTYPE_BYTES, torch_dtype
 from higgsx.errors import SourceError
 
 MAX_HEADER = 100_000_000
@@ -34,7 +34,7 @@ class TensorInfo:
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        return DTYPES[self.dtype]
+        return torch_dtype(self.dtype)
 
 
 def read_header(file: Path) -> dict[str, TensorInfo]:
@@ -70,12 +70,12 @@ def _tensor(file: Path, name: str, entry: object, start: int, size: int) -> Tens
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= set(entry):
         raise SourceError("not a tensor entry", where=where)
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if dtype not in DTYPES:
-        raise SourceError("dtype is not supported", where=where, got=dtype, expected=", ".join(DTYPES))
+    if dtype not in DTYPE_BYTES:
+        raise SourceError("dtype is not supported", where=where, got=dtype, expected=", ".join(DTYPE_BYTES))
     if not _whole(shape) or not _whole(offsets) or len(offsets) != 2:
         raise SourceError("not a tensor entry", where=where)
     begin, end = start + offsets[0], start + offsets[1]
-    if end - begin != math.prod(shape) * DTYPES[dtype].itemsize or begin > end:
+    if end - begin != math.prod(shape) * DTYPE_BYTES[dtype] or begin > end:
         raise SourceError("size does not fit the shape", where=where, got=end - begin, expected=shape)
     if end > size:
         raise SourceError("file is truncated", where=where, got=f"{size} bytes", expected=f"at least {end}")

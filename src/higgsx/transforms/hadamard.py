@@ -13,12 +13,18 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from blake3 import blake3
 
 from higgsx.errors import FormatError
+from higgsx.lazy import lazy
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy("torch")
 
 MAX_WIDTH = 1024
 DEFAULT_WIDTH = 128

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.quantizers.base import HfQuantizer
 
-from higgsx.codecs.base import DTYPES
+from higgsx.codecs.base import torch_dtype
 from higgsx.descriptor import Descriptor
 from higgsx.errors import ModelError
 from higgsx.integrations.hf.config import HiggsxConfig
@@ -62,7 +62,7 @@ class HiggsxQuantizer(HfQuantizer):
         from higgsx.integrations.hf.onthefly import plan
 
         self.plan = plan(self.quantization_config, model, checkpoint_files)
-        others = {one.dtype for one in self.plan.values() if DTYPES[one.dtype] != self.dtype}
+        others = {one.dtype for one in self.plan.values() if torch_dtype(one.dtype) != self.dtype}
         if others:
             _log.warning(
                 "weights are cast to %s before they are compressed; higgsx.compress and dtype='auto' do not",
