@@ -2,17 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 import folders
 import higgsx
+from arithmetic import Arithmetic
+from higgsx.kernels import native, ops
 
 TALES = Path(higgsx.__file__).parent / "data" / "tales-1m"
 QUICK = ("gauss16", "int8")
 """A palette that is small, so that tests are fast."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # the tests also run without the library; that the warning comes is a test of its own
+    config.addinivalue_line("filterwarnings", "ignore::higgsx.errors.SlowWarning")
+
+
+@pytest.fixture(params=["reference", "native"])
+def arithmetic(request: pytest.FixtureRequest) -> Iterator[Arithmetic]:
+    """Both ways to multiply with packed weights, one after the other; activations are not rounded."""
+    if request.param == "native" and native.available() is not None:
+        pytest.skip(f"no native kernels: {native.available()}")
+    with ExitStack() as stack:
+        if request.param == "reference":
+            stack.enter_context(ops.forced("reference"))
+        stack.enter_context(ops.precision("float"))
+        yield Arithmetic(request.param)
+
+
+@pytest.fixture
+def reference_kernels() -> Iterator[None]:
+    """Packed weights compute exactly what decoded ones do."""
+    with ops.forced("reference"):
+        yield
 
 
 @pytest.fixture(scope="session")

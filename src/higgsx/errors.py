@@ -13,6 +13,8 @@
      ├─ MemoryBudgetError                what was asked for does not fit the free RAM
      └─ DamageError                      the gate refused a result
 
+and one warning: SlowWarning, packed weights are served without native kernels.
+
 One line each: what, where, what was found, what was expected, what to do.
 """
 
@@ -93,3 +95,7 @@ class MemoryBudgetError(HiggsxError):
 
 class DamageError(HiggsxError):
     pass
+
+
+class SlowWarning(UserWarning):
+    """Packed weights are served without native kernels."""

@@ -82,7 +82,9 @@ def test_what_became_dense_is_saved_dense(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", sorted(TIED))
-def test_ties_survive_densifying_resizing_and_copies(family: str, tmp_path: Path) -> None:
+def test_ties_survive_densifying_resizing_and_copies(
+    family: str, tmp_path: Path, reference_kernels: None
+) -> None:
     original = tiny(family, tmp_path / "original")
     model = load_model(encoded(original.tensors()), original.config)
     before = logits(model)
@@ -98,7 +100,7 @@ def test_ties_survive_densifying_resizing_and_copies(family: str, tmp_path: Path
     assert logits(model).shape[-1] == 100
 
 
-def test_dequantize_gives_an_ordinary_folder(any_tiny: Tiny, tmp_path: Path) -> None:
+def test_dequantize_gives_an_ordinary_folder(any_tiny: Tiny, tmp_path: Path, reference_kernels: None) -> None:
     before = saved(any_tiny, tmp_path / "saved", torch.bfloat16)
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "saved").dequantize()
     assert torch.equal(logits(model), before)
@@ -118,7 +120,9 @@ def test_sharded_folder(tmp_path: Path) -> None:
     assert torch.equal(logits(again), logits(model))
 
 
-def test_three_tied_names_parts_alone_and_weights_kept_in_float32(tmp_path: Path) -> None:
+def test_three_tied_names_parts_alone_and_weights_kept_in_float32(
+    tmp_path: Path, reference_kernels: None
+) -> None:
     torch.manual_seed(3)
     config = transformers.T5Config(
         d_model=64, d_kv=16, num_layers=1, num_heads=4, d_ff=96, vocab_size=96, decoder_start_token_id=0

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from packed_samples import CODECS, packed
 
-from higgsx.kernels import reference
+from higgsx.kernels import ops, reference
 from higgsx.kernels.compiled import text_of
 
 
@@ -33,3 +34,37 @@ def test_shape_without_values():
     weight, (arrays, text, dtype) = arguments(CODECS[0], "eoi")
     got = torch.ops.higgsx.decode([array.to("meta") for array in arrays], text, dtype)
     assert got.is_meta and got.dtype == dtype and tuple(got.shape) == tuple(weight.shape)
+
+
+def test_linear_passes_the_checks_of_torch():
+    for codec in CODECS[:2]:
+        for axes in ("oi", "io"):
+            _, (arrays, text, _) = arguments(codec, axes)
+            x, bias = torch.randn(2, 3, 200, requires_grad=True), torch.randn(37, requires_grad=True)
+            for one in (bias, None):
+                torch.library.opcheck(
+                    torch.ops.higgsx.linear.default, (x, arrays, text, torch.float32, one),
+                    test_utils=("test_schema", "test_faketensor", "test_autograd_registration"),
+                )  # fmt: skip
+
+
+@pytest.mark.parametrize("axes", ["oi", "io"])
+def test_linear_computes_and_differentiates_as_outside(axes: str):
+    weight, (arrays, text, dtype) = arguments(CODECS[0], axes)
+
+    def outside(x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        return ops.linear(x, weight, bias)
+
+    def inside(x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        return torch.ops.higgsx.linear(x, arrays, text, dtype, bias)
+
+    found = []
+    for call in (inside, outside):
+        torch.manual_seed(0)
+        x, bias = torch.randn(2, 3, 200, requires_grad=True), torch.randn(37, requires_grad=True)
+        y = call(x, bias)
+        y.square().sum().backward()
+        found.append((y.detach(), x.grad, bias.grad))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert found[0][1].any()

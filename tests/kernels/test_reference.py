@@ -17,6 +17,11 @@ from higgsx.kernels import ops, reference
 IDS = [codec.label for codec in CODECS]
 
 
+@pytest.fixture(autouse=True)
+def here(reference_kernels: None) -> None:
+    """Everything in this file."""
+
+
 def dense(weight) -> torch.Tensor:
     return weight.descriptor.decode(weight.arrays).to(weight.dtype).contiguous()
 

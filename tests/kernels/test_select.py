@@ -9,7 +9,7 @@ import torch
 from packed_samples import CODECS, packed
 
 from higgsx.errors import UsageError
-from higgsx.kernels import ops, reference, select
+from higgsx.kernels import native, ops, reference, select
 
 X = torch.ones(2, 200)
 
@@ -22,11 +22,12 @@ def rows_then_product(x: torch.Tensor, weight, bias: torch.Tensor | None) -> tor
 
 
 SLOW = select.Kernel("rows", "linear", rows_then_product, frozenset({"uniform"}), frozenset({"cpu"}), tier=-1)
+PLAIN = tuple(row for row in select.TABLE if row.name == "reference")
 
 
 @pytest.fixture
 def two(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(select, "TABLE", (*select.TABLE, SLOW))
+    monkeypatch.setattr(select, "TABLE", (*PLAIN, SLOW))
 
 
 def ran(**how: str) -> list[tuple[str, str]]:
@@ -40,6 +41,7 @@ def ran(**how: str) -> list[tuple[str, str]]:
 
 
 def test_every_operation_has_a_reference():
+    assert {row.op for row in PLAIN} == set(select.REFERENCE)
     assert {row.op for row in select.TABLE if row.name == "reference"} == {row.op for row in select.TABLE}
     for row in select.TABLE:
         kernel, reason = select.choose(row.op, "codebook", "cpu")
@@ -87,7 +89,7 @@ def test_a_wrong_name_fails(two: None, monkeypatch: pytest.MonkeyPatch):
 
 def test_a_kernel_that_is_missing_is_passed_over_with_its_reason(monkeypatch: pytest.MonkeyPatch):
     absent = dataclasses.replace(SLOW, name="absent", tier=5, missing=lambda: "no such processor")
-    monkeypatch.setattr(select, "TABLE", (*select.TABLE, absent))
+    monkeypatch.setattr(select, "TABLE", (*PLAIN, absent))
     kernel, reason = select.choose("linear", "uniform", torch.device("cpu"))
     assert kernel.name == "reference" and reason == "reference: no absent (no such processor)"
     with pytest.raises(UsageError, match="cannot run here.*no such processor"):
@@ -103,3 +105,32 @@ def test_description_for_people(two: None):
     by_key = {(row.op, row.family): (row.kernel, row.reason) for row in rows}
     assert by_key["linear", "uniform"] == ("reference", "highest tier")
     assert by_key["conv", "codebook"] == ("reference", "the only one")
+
+
+def test_a_call_that_a_kernel_declines_goes_to_the_reference(monkeypatch: pytest.MonkeyPatch):
+    picky = dataclasses.replace(
+        SLOW, name="picky", tier=5, declines=lambda x, packed, bias: "too long" if len(x) > 2 else None
+    )
+    monkeypatch.setattr(select, "TABLE", (*PLAIN, picky))
+    with ops.watched() as seen:
+        ops.linear(X, packed(CODECS[0]))
+        ops.linear(torch.ones(3, 200), packed(CODECS[0]))
+        with (
+            pytest.raises(
+                UsageError, match="linear: this kernel cannot serve this call, got picky .too long"
+            ),
+            ops.forced("picky"),
+        ):
+            ops.linear(torch.ones(3, 200), packed(CODECS[0]))
+    assert seen == [("linear", "picky"), ("linear", "reference")]
+
+
+def test_native_kernels_come_first_where_they_run():
+    for op in {row.op for row in select.TABLE}:
+        for family in ("uniform", "codebook"):
+            kernel, reason = select.choose(op, family, "cpu")
+            missing = native.available()
+            assert kernel.name == ("native" if missing is None else "reference")
+            assert missing is None or missing in reason
+        assert select.choose(op, "dense", "cpu")[0].name == "reference"
+        assert select.choose(op, "uniform", "meta")[0].name == "reference"

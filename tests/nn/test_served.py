@@ -10,7 +10,8 @@ import torch
 from tiny import TINY, build, encode_model, logits, tokens, twin_of
 from torch import nn
 
-from higgsx.kernels import ops
+from arithmetic import Arithmetic
+from higgsx.kernels import native, ops
 from higgsx.nn.census import census
 from higgsx.nn.packed import is_packed
 from higgsx.nn.swap import swap
@@ -26,13 +27,14 @@ def pair(name: str, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, nn.M
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_equal_bits(name: str):
+def test_equal_outputs(name: str, arithmetic: Arithmetic):
     model, twin = pair(name)
     call = TINY[name].call
     with torch.no_grad(), ops.watched() as ran:
         ours, theirs = logits(call(model)), logits(call(twin))
-    assert torch.equal(ours, theirs)
+    assert arithmetic.agree(ours, theirs)
     assert torch.isfinite(ours).all() and ours.std() > 0
+    assert {kernel for _, kernel in ran} == {arithmetic.kernel}
     # products went to kernels and were not decoded for torch (stacks and left factors are)
     kinds = {op for op, _ in ran}
     assert kinds & {"linear", "matmul"}
@@ -40,14 +42,27 @@ def test_equal_bits(name: str):
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "vit"])
-def test_equal_bits_in_bfloat16(name: str):
+def test_equal_outputs_in_bfloat16(name: str, arithmetic: Arithmetic):
     model, twin = pair(name, torch.bfloat16)
     with torch.no_grad():
-        assert torch.equal(logits(TINY[name].call(model)), logits(TINY[name].call(twin)))
+        assert arithmetic.agree(logits(TINY[name].call(model)), logits(TINY[name].call(twin)))
+
+
+@pytest.mark.skipif(native.available() is not None, reason="no native kernels")
+@pytest.mark.parametrize("name", TINY)
+def test_rounded_activations_stay_near(name: str):
+    model, twin = pair(name)
+    call = TINY[name].call
+    with torch.no_grad():
+        ours, theirs = logits(call(model)), logits(call(twin))
+        with ops.precision("float"):
+            exact = logits(call(model))
+    error = (ours - theirs).norm() / theirs.norm()
+    assert 1e-4 < error < 0.1 and not torch.equal(ours, exact)
 
 
 @pytest.mark.parametrize("name", [name for name, tiny in TINY.items() if tiny.generates])
-def test_generate(name: str):
+def test_generate(name: str, arithmetic: Arithmetic):
     model, twin = pair(name)
     ours, theirs = (m.generate(tokens(m), max_new_tokens=4, do_sample=False) for m in (model, twin))
     assert torch.equal(ours, theirs)
@@ -79,7 +94,7 @@ def test_state_dict_round_trip(name: str):
         assert torch.equal(logits(TINY[name].call(other)), logits(TINY[name].call(model)))
 
 
-def test_moving_to_another_dtype_keeps_the_bytes():
+def test_moving_to_another_dtype_keeps_the_bytes(arithmetic: Arithmetic):
     model, twin = pair("llama")
     before = {name: value.clone() for name, value in model.named_parameters() if value.dtype == torch.uint8}
     for change in (lambda m: m.to(torch.bfloat16), lambda m: m.type(torch.float16), lambda m: m.float()):
@@ -90,23 +105,27 @@ def test_moving_to_another_dtype_keeps_the_bytes():
     model, twin = pair("llama")
     with torch.no_grad():
         ours, theirs = (logits(TINY["llama"].call(m.to(torch.bfloat16))) for m in (model, twin))
-    assert ours.dtype == torch.bfloat16 and torch.equal(ours, theirs)
+    assert ours.dtype == torch.bfloat16 and arithmetic.agree(ours, theirs)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_compiled_in_one_graph(name: str):
+def test_compiled_in_one_graph(name: str, arithmetic: Arithmetic):
     model, twin = pair(name)
     ids = tokens(model)
     with torch.no_grad():
         compiled = torch.compile(
             lambda x: model(input_ids=x, use_cache=False).logits, fullgraph=True, backend="eager"
         )
-        assert torch.equal(compiled(ids), twin(input_ids=ids, use_cache=False).logits)
+        with ops.watched() as ran:
+            assert arithmetic.agree(compiled(ids), twin(input_ids=ids, use_cache=False).logits)
+    assert {kernel for _, kernel in ran} == {arithmetic.kernel}
+    # layers of GPT-2 are no `nn.Linear`: their weights are decoded
+    assert ("linear", arithmetic.kernel) in ran
     torch._dynamo.reset()
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_gradients_reach_the_input(name: str):
+def test_gradients_reach_the_input(name: str, arithmetic: Arithmetic):
     model, twin = pair(name)
     grads = []
     for one in (model, twin):

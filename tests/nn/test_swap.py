@@ -91,7 +91,7 @@ def test_placeholders_on_meta_then_loaded():
     assert model.inner.weight.device.type == "meta"
 
 
-def test_fill_a_module_on_meta():
+def test_fill_a_module_on_meta(reference_kernels: None):
     real = net()
     descriptors, arrays = stored(real)
     with torch.device("meta"):
@@ -173,7 +173,7 @@ def test_arrays_that_do_not_fit_are_refused():
     assert packed_parameters(model.inner) == packed_parameters(model.table) == ()
 
 
-def test_a_whole_language_model_through_fill():
+def test_a_whole_language_model_through_fill(reference_kernels: None):
     model = build("qwen2")
     found = census(model, lambda m: m(input_ids=tokens(m)))
     encoded = encode_model(model, found)

@@ -6,21 +6,28 @@ keeping the dense weight alive between the passes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import torch
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from higgsx.errors import UsageError
 from higgsx.kernels.packed import Packed
+from higgsx.kernels.precision import precision
 from higgsx.kernels.reference import Sizes
-from higgsx.kernels.select import Function, choose
+from higgsx.kernels.select import REFERENCE, chosen
+
+__all__ = ["conv", "decode", "embedding", "forced", "linear", "matmul", "precision", "watched"]
+_log = logging.getLogger("higgsx")
 
 
 def decode(packed: Packed) -> torch.Tensor:
     """The dense weight, original shape, run dtype."""
-    return _kernel("decode", packed)(packed)
+    return _run("decode", packed, packed)
 
 
 def linear(x: torch.Tensor, packed: Packed, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -35,7 +42,7 @@ def matmul(x: torch.Tensor, packed: Packed, bias: torch.Tensor | None = None) ->
 
 def embedding(ids: torch.Tensor, packed: Packed) -> torch.Tensor:
     """`[..]` row numbers → `[.., inputs]`. IndexError for a row that is not there."""
-    return _kernel("embedding", packed)(ids, packed)
+    return _run("embedding", packed, ids, packed)
 
 
 def conv(
@@ -47,7 +54,7 @@ def conv(
     dilation: Sizes = 1,
 ) -> torch.Tensor:
     """Convolution of one group over one or two dimensions; arguments as in torch."""
-    return _kernel("conv", packed)(x, packed, bias, stride, padding, dilation)
+    return _run("conv", packed, x, packed, bias, stride, padding, dilation)
 
 
 _watched: ContextVar[list[tuple[str, str]] | None] = ContextVar("watched", default=None)
@@ -75,19 +82,27 @@ def forced(name: str) -> Iterator[None]:
         _forced.reset(token)
 
 
-def _kernel(op: str, packed: Packed) -> Function:
-    kernel, _ = choose(op, packed.family, packed.device, _forced.get())
+def _run(op: str, packed: Packed, *arguments: Any) -> torch.Tensor:
+    force = _forced.get()
+    kernel = chosen(op, packed.descriptor.codec.id, packed.device.type, force)
+    if kernel.declines is not None:
+        reason = kernel.declines(*arguments)
+        if reason is not None:
+            if force is not None:
+                raise UsageError("this kernel cannot serve this call", where=op, got=f"{force} ({reason})")
+            _log.debug("%s: reference, not %s: %s", op, kernel.name, reason)
+            kernel = REFERENCE[op]
     seen = _watched.get()
     if seen is not None:
         seen.append((op, kernel.name))
-    return kernel.function
+    return kernel.function(*arguments)
 
 
 def _product(op: str, x: torch.Tensor, packed: Packed, bias: torch.Tensor | None) -> torch.Tensor:
     if torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
         product: torch.Tensor = _Product.apply(x, bias, packed, op)
         return product
-    return _kernel(op, packed)(x, packed, bias)
+    return _run(op, packed, x, packed, bias)
 
 
 class _Product(torch.autograd.Function):
@@ -97,7 +112,7 @@ class _Product(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.packed = packed  # type: ignore[attr-defined]
         ctx.has_bias = bias is not None  # type: ignore[attr-defined]
-        return _kernel(op, packed)(x, packed, bias)
+        return _run(op, packed, x, packed, bias)
 
     @staticmethod
     @once_differentiable

@@ -1,22 +1,25 @@
 """The one table of kernels: (operation, codec family, device, tier) → function, chosen with a reason.
 
-A new kernel is one row of `TABLE`. Native processor kernels will be `kernels/cpu.py`, GPU ones
+A new kernel is one row of `TABLE`. Native processor kernels are `kernels/cpu.py`, GPU ones will be
 `kernels/triton/`; both are compared with `reference.py`. The environment variable HIGGSX_KERNELS names a
 kernel to use wherever it can serve.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from higgsx.errors import UsageError
-from higgsx.kernels import reference
+from higgsx.errors import SlowWarning, UsageError
+from higgsx.kernels import cpu, native, reference
 
 VARIABLE = "HIGGSX_KERNELS"
+_log = logging.getLogger("higgsx")
 
 Function = Callable[..., torch.Tensor]
 
@@ -34,6 +37,7 @@ class Kernel:
     devices   device types it runs on, None: all
     tier      the highest that can serve is taken
     missing   None, or why this machine cannot run it
+    declines  given the same arguments: None, or why this call is left to the reference
     """
 
     name: str
@@ -43,19 +47,65 @@ class Kernel:
     devices: frozenset[str] | None = None
     tier: int = 0
     missing: Callable[[], str | None] = _always
+    declines: Callable[..., str | None] | None = None
 
     def serves(self, op: str, family: str, device: str) -> bool:
         fits_family = self.families is None or family in self.families
         return self.op == op and fits_family and (self.devices is None or device in self.devices)
 
 
+def _native(op: str, function: Function, declines: Callable[..., str | None]) -> Kernel:
+    return Kernel("native", op, function, cpu.FAMILIES, frozenset({"cpu"}), 1, native.available, declines)
+
+
 TABLE: tuple[Kernel, ...] = (
+    _native("decode", cpu.decode, cpu.declines_decode),
+    _native("linear", cpu.linear, cpu.declines_product),
+    _native("matmul", cpu.matmul, cpu.declines_product),
+    _native("embedding", cpu.embedding, cpu.declines_embedding),
+    _native("conv", cpu.conv, cpu.declines_conv),
     Kernel("reference", "decode", reference.decode),
     Kernel("reference", "linear", reference.linear),
     Kernel("reference", "matmul", reference.matmul),
     Kernel("reference", "embedding", reference.embedding),
     Kernel("reference", "conv", reference.conv),
 )
+REFERENCE = {row.op: row for row in TABLE if row.name == "reference"}
+
+
+class _Memory:
+    """What was chosen before, from which table."""
+
+    table: tuple[Kernel, ...] = ()
+    kernels: dict[tuple[str, str, str, str | None, str | None], Kernel] = {}
+    warned = False
+
+
+def chosen(op: str, family: str, device: str, force: str | None = None) -> Kernel:
+    """The kernel that `choose` names, remembered. One warning where packed weights are served slowly."""
+    if _Memory.table is not TABLE:
+        _Memory.table, _Memory.kernels = TABLE, {}
+    key = op, family, device, force, os.environ.get(VARIABLE)
+    kernel = _Memory.kernels.get(key)
+    if kernel is None:
+        kernel, _ = choose(op, family, device, force)
+        _Memory.kernels[key] = kernel
+        if kernel.name == "reference" and device == "cpu" and op in ("linear", "matmul") and not any(key[3:]):
+            _say_slow(family)
+    return kernel
+
+
+def _say_slow(family: str) -> None:
+    why = native.available()
+    if why is None or family not in cpu.FAMILIES or _Memory.warned:
+        return
+    _Memory.warned = True
+    text = (
+        f"no native kernels ({why}): every use of a compressed weight decodes it, hundreds of times slower "
+        "than the native product; packed=False or --no-packed decodes once"
+    )
+    _log.warning(text)
+    warnings.warn(text, SlowWarning, stacklevel=2)
 
 
 def choose(op: str, family: str, device: str | torch.device, force: str | None = None) -> tuple[Kernel, str]:

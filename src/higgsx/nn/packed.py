@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from higgsx.codecs.base import torch_dtype
@@ -206,16 +207,33 @@ def packed_class(base: type[nn.Module], parameters: tuple[str, ...]) -> type[nn.
             "_hgs_base": base,
         }
         body |= {parameter: _virtual(parameter) for parameter in parameters}
+        if base.forward is nn.Linear.forward and "bias" not in parameters:
+            body["forward"] = _linear
         _classes[key] = cast("type[nn.Module]", type(base.__name__, (PackedMixin, base), body))
     return _classes[key]
+
+
+def _linear(self: Any, input: torch.Tensor) -> torch.Tensor:
+    """What `nn.Linear` does, without a virtual weight where nobody sees it."""
+    if torch.compiler.is_compiling():
+        entry, arrays = _traced(self, "weight")
+        done: torch.Tensor = torch.ops.higgsx.linear(input, arrays, entry.text, entry.dtype, self.bias)
+        return done
+    if type(input) is torch.Tensor:
+        return ops.linear(input, packed_of(self, "weight"), self.bias)
+    return F.linear(input, self.weight, self.bias)
+
+
+def _traced(module: Any, parameter: str) -> tuple[_Entry, list[torch.Tensor]]:
+    """The tracer cannot see through a tensor subclass without storage: what our operations take instead."""
+    entry = module._hgs[parameter]
+    return entry, [module._parameters[parameter + suffix] for suffix in entry.suffixes]
 
 
 def _virtual(parameter: str) -> property:
     def weight(self: Any) -> torch.Tensor:
         if torch.compiler.is_compiling():
-            # the tracer cannot see through a tensor subclass without storage
-            entry = self._hgs[parameter]
-            arrays = [self._parameters[parameter + suffix] for suffix in entry.suffixes]
+            entry, arrays = _traced(self, parameter)
             decoded: torch.Tensor = torch.ops.higgsx.decode(arrays, entry.text, entry.dtype)
             return decoded
         return VirtualWeight.of(packed_of(self, parameter), lambda value: _settle(self, parameter, value))

@@ -3,119 +3,118 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from transformers.generation.logits_process import LogitsProcessor, LogitsProcessorList
+from transformers.generation.stopping_criteria import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
-from higgsx.errors import TextError, UsageError
+from higgsx.errors import TextError
+from higgsx.runtime.settings import Generated, OnText, Settings, Token
+from higgsx.runtime.text import Stream
 
-OnText = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """max_tokens to write at most; temperature 0 always takes the likeliest token, whatever else is set."""
-
-    max_tokens: int = 256
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.max_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
-            raise UsageError(
-                "generation settings out of range",
-                got=f"{self.max_tokens} tokens, t {self.temperature}, p {self.top_p}, k {self.top_k}",
-                expected="tokens from 1, temperature from 0, top-p above 0 to 1, top-k from 0",
-            )
-
-    def sampling(self) -> dict[str, Any]:
-        if self.temperature == 0:
-            return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        return {
-            "do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k
-        }  # fmt: skip
+__all__ = ["Chat", "Generated", "Settings", "generate"]
 
 
-@dataclass(frozen=True)
-class Generated:
-    """Seconds: from the call to the first token, and from the first to the last."""
-
-    text: str
-    prompt_tokens: int
-    new_tokens: int
-    first: float
-    rest: float
-
-    @property
-    def prefill_rate(self) -> float:
-        """Prompt tokens per second, the first new token included."""
-        return self.prompt_tokens / self.first if self.first > 0 else 0.0
-
-    @property
-    def decode_rate(self) -> float:
-        """New tokens per second after the first."""
-        return (self.new_tokens - 1) / self.rest if self.rest > 0 and self.new_tokens > 1 else 0.0
-
-    def to_json(self) -> dict[str, object]:
-        return {
-            "text": self.text,
-            "prompt_tokens": self.prompt_tokens,
-            "new_tokens": self.new_tokens,
-            "time_to_first_token_s": self.first,
-            "prefill_tokens_per_s": self.prefill_rate,
-            "decode_tokens_per_s": self.decode_rate,
-        }
-
-    def summary(self) -> str:
-        return (
-            f"{self.new_tokens} tokens, {self.decode_rate:.1f} tokens/s, first after {self.first:.2f} s "
-            f"({self.prompt_tokens} tokens of prompt)"
-        )
+def _sampling(settings: Settings) -> dict[str, Any]:
+    shared = {"repetition_penalty": settings.repetition_penalty}
+    if settings.temperature == 0:
+        return {**shared, "do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    return {
+        **shared,
+        "do_sample": True,
+        "temperature": settings.temperature,
+        "top_p": settings.top_p,
+        "top_k": settings.top_k,
+        "min_p": settings.min_p or None,
+    }
 
 
-@dataclass
-class _Stream(BaseStreamer):
-    """Turns tokens into text as they come; keeps back what may still change, such as half a character."""
+class _Stop(StoppingCriteria):
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
 
-    tokenizer: Any
-    on_text: OnText | None
-    begin: float = field(default_factory=time.perf_counter)
-    first: float = 0.0
-    last: float = 0.0
-    tokens: list[int] = field(default_factory=list)
-    _prompt_seen: bool = False
-    _told: int = 0
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **unused: Any) -> torch.Tensor:
+        return torch.full((len(input_ids),), self._stream.stopped, device=input_ids.device)
+
+
+class _Scores(LogitsProcessor):
+    """Remembers the logits of the next token and changes nothing."""
+
+    last: torch.Tensor
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self.last = scores[0].float()
+        return scores
+
+
+class _Watch(BaseStreamer):
+    """Sees the tokens as they come: text for whoever reads along, log-probabilities for those who ask."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        settings: Settings,
+        on_text: OnText | None,
+        prompt: Sequence[int],
+        continues: bool,
+        ends: frozenset[int],
+    ) -> None:
+        self.begin = time.perf_counter()
+        self.first = self.last = 0.0
+        self.tokens: list[int] = []
+        self.told: list[Token] = []
+        self._tokenizer, self._settings, self._on_text = tokenizer, settings, on_text
+        self._ends, self._prompt_seen = ends, False
+        self.stream = Stream(self._decode, settings.stop, prompt if continues else ())
+        self.scores = _Scores()
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True))
 
     def put(self, value: torch.Tensor) -> None:
         if not self._prompt_seen:
             self._prompt_seen = True
             return
+        if self.stream.stopped:
+            return  # transformers may look for the end one token late
         self.last = time.perf_counter() - self.begin
         self.first = self.first or self.last
-        self.tokens += value.flatten().tolist()
-        self._tell(final=False)
+        for token in value.flatten().tolist():
+            self.tokens.append(token)
+            if self._settings.logprobs is not None:
+                self.told.append(self._report(token))
+            if token not in self._ends:
+                self._tell(self.stream.put(token))
 
     def end(self) -> None:
-        self._tell(final=True)
+        self._tell(self.stream.end())
+
+    def _tell(self, piece: str) -> None:
+        if piece and self._on_text is not None:
+            self._on_text(piece)
+
+    def _report(self, token: int) -> Token:
+        values = torch.log_softmax(self.scores.last, dim=-1)
+        top = torch.topk(values, self._settings.logprobs or 0)
+        likeliest = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+        return Token(
+            token,
+            self._word(token),
+            float(values[token]),
+            tuple((i, self._word(i), value) for i, value in likeliest),
+        )
+
+    def _word(self, token: int) -> str:
+        return str(self._tokenizer.decode([token]))
 
     @property
-    def text(self) -> str:
-        return str(self.tokenizer.decode(self.tokens, skip_special_tokens=True))
-
-    def _tell(self, final: bool) -> None:
-        if self.on_text is None:
-            return
-        text = self.text
-        if not final and text.endswith("\ufffd"):
-            return
-        if len(text) > self._told:
-            self.on_text(text[self._told :])
-            self._told = len(text)
+    def ended(self) -> str:
+        if self.stream.stopped:
+            return "stop"
+        return "end" if self.tokens and self.tokens[-1] in self._ends else "tokens"
 
 
 def generate(
@@ -129,12 +128,19 @@ def generate(
     """Continue a prompt. TextError without a tokenizer."""
     if tokenizer is None:
         raise TextError("the file has no tokenizer", remedy="compress a folder that holds one")
-    return _run(model, tokenizer, tokenizer(prompt, return_tensors="pt")["input_ids"], settings, on_text)
+    ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+    return _run(model, tokenizer, ids, settings, on_text, continues=True)
 
 
 def _run(
-    model: Any, tokenizer: Any, ids: torch.Tensor, settings: Settings | None, on_text: OnText | None
+    model: Any,
+    tokenizer: Any,
+    ids: torch.Tensor,
+    settings: Settings | None,
+    on_text: OnText | None,
+    continues: bool = False,
 ) -> Generated:
+    """continues: the answer goes on with the prompt's text."""
     settings = settings or Settings()
     if ids.shape[1] == 0:
         raise TextError("the prompt has no tokens", remedy="write something")
@@ -144,23 +150,34 @@ def _run(
             "token is not in the model's vocabulary", got=int(ids.max()), expected=f"below {vocabulary}"
         )
     torch.manual_seed(settings.seed)
-    stream = _Stream(tokenizer, on_text)
+    end = model.generation_config.eos_token_id
+    ends = frozenset(end if isinstance(end, list) else [] if end is None else [end])
     pad = model.generation_config.pad_token_id
-    if pad is None:
-        end = model.generation_config.eos_token_id
-        pad = end[0] if isinstance(end, list) else end
+    pad = min(ends, default=None) if pad is None else pad
+    watch = _Watch(tokenizer, settings, on_text, ids[0].tolist(), continues, ends)
     ids = ids.to(model.device)
     with torch.inference_mode():
         model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=settings.max_tokens,
-            streamer=stream,
+            streamer=watch,
+            stopping_criteria=StoppingCriteriaList([_Stop(watch.stream)] if settings.stop else []),
+            logits_processor=LogitsProcessorList([watch.scores] if settings.logprobs is not None else []),
             pad_token_id=pad,
-            repetition_penalty=1.0,
-            **settings.sampling(),
+            **_sampling(settings),
         )
-    return Generated(stream.text, ids.shape[1], len(stream.tokens), stream.first, stream.last - stream.first)
+    return Generated(
+        watch.stream.text,
+        ids.shape[1],
+        len(watch.tokens),
+        watch.first,
+        watch.last - watch.first,
+        tuple(watch.tokens),
+        watch.ended,
+        0,
+        tuple(watch.told),
+    )
 
 
 class Chat:

@@ -11,7 +11,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from higgsx.descriptor import Descriptor
 from higgsx.errors import HiggsxError, ModelError
-from higgsx.integrations.hf import classes
+from higgsx.integrations.hf import attention, classes
 from higgsx.integrations.hf import names as naming
 from higgsx.integrations.hf.boot import register
 from higgsx.integrations.hf.config import METHOD, VERSION
@@ -158,6 +158,7 @@ def _built(
     generation: Mapping[str, object] | None,
 ) -> PreTrainedModel:
     register()
+    attention.register()
     load: Any = cls.from_pretrained
     # a map for the CPU alone would make transformers think that something is offloaded there
     place = None if device is None or torch.device(device).type == "cpu" else {"": torch.device(device)}

@@ -18,6 +18,8 @@ from higgsx.errors import FormatError, ModelError
 from higgsx.integrations.hf.handle import Handle
 from higgsx.integrations.hf.load import load_model
 from higgsx.integrations.hf.tokenizers import load_tokenizer
+from higgsx.kernels.precision import current
+from higgsx.kernels.select import choose
 from higgsx.source.checkpoint import Checkpoint
 from higgsx.tasks import Encoder, LanguageModel, Task
 from higgsx.units import format_bytes
@@ -136,18 +138,23 @@ def load_archive(
     archive: Archive, *, device: Any, dtype: torch.dtype, packed: bool | None
 ) -> tuple[PreTrainedModel, Any]:
     """Model and tokenizer (or processor, or None); see `higgsx.load`."""
-    expanded = dtype.itemsize * sum(stored.descriptor.weights for stored in archive.tensors.values())
-    free = psutil.virtual_memory().available
+    reason = "asked for"
     if packed is None:
-        packed = expanded + _ROOM > free
-        fits = "do not fit" if packed else "fit"
-        reason = (
-            f"{format_bytes(expanded)} {fits} the {format_bytes(free)} of free RAM; no native kernels yet"
-        )
-    else:
-        reason = "asked for"
+        packed, reason = _packed_or_not(archive, device, dtype)
     state = f"{'packed' if packed else f'expanded to {dtype}'.replace('torch.', '')}: {reason}"
     _log.info(state)
     model = model_of(archive, dtype=dtype, device=device, packed=packed)
     model.hgs_state = state  # type: ignore[assignment]
     return model, load_tokenizer(archive.assets())
+
+
+def _packed_or_not(archive: Archive, device: Any, dtype: torch.dtype) -> tuple[bool, str]:
+    """Packed where products have a kernel of their own or nothing else fits; and why."""
+    kernel, why = choose("linear", "uniform", torch.device(device or "cpu"))
+    if kernel.name != "reference":
+        return True, f"{kernel.name} kernels, {current()} activations"
+    expanded = dtype.itemsize * sum(stored.descriptor.weights for stored in archive.tensors.values())
+    free = psutil.virtual_memory().available
+    fits = expanded + _ROOM <= free
+    sizes = f"{format_bytes(expanded)} {'fit' if fits else 'do not fit'} the {format_bytes(free)} of free RAM"
+    return not fits, f"{sizes}; no fast kernels for packed weights ({why})"

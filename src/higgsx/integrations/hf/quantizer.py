@@ -13,6 +13,7 @@ from transformers.quantizers.base import HfQuantizer
 from higgsx.codecs.base import torch_dtype
 from higgsx.descriptor import Descriptor
 from higgsx.errors import ModelError
+from higgsx.integrations.hf import attention
 from higgsx.integrations.hf.config import HiggsxConfig
 from higgsx.integrations.hf.ties import pack_all
 from higgsx.nn.densify import densify
@@ -42,6 +43,7 @@ class HiggsxQuantizer(HfQuantizer):
         self._made: set[str] = set()
 
     def validate_environment(self, *args: Any, **kwargs: Any) -> None:
+        attention.register()
         if self.pre_quantized and not self.quantization_config.tensors:
             raise ModelError(
                 "nothing is said about what is compressed", where="config.json: quantization_config: tensors"
