@@ -5,22 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from higgsx import io
 from higgsx.archive import Archive
 from higgsx.errors import IntegrityError, UsageError
-from higgsx.fidelity.report import Damage
-from higgsx.pipeline.compress import Checking, Result
-from higgsx.pipeline.compress import compress as _compress
-from higgsx.pipeline.forecast import Forecast, forecast
-from higgsx.pipeline.options import Options
-from higgsx.pipeline.plan import Progress, silent
-from higgsx.report import Report, report_of
-from higgsx.source.hub import open_source
+from higgsx.lazy import lazy
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from higgsx.fidelity.report import Damage
+    from higgsx.pipeline.compress import Result
+    from higgsx.pipeline.forecast import Forecast
+    from higgsx.pipeline.plan import Progress
+    from higgsx.report import Report
+else:
+    # what a function needs it imports itself: running a file in the lean decoder needs no torch
+    torch = lazy("torch")
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """Progress that nobody watches."""
 
 
 def compress(
@@ -40,7 +47,7 @@ def compress(
     force: bool = False,
     revision: str | None = None,
     token: str | None = None,
-    progress: Progress = silent,
+    progress: Progress = _silent,
 ) -> Result:
     """Compress a model folder or Hub id to one `.hgs` file.
 
@@ -57,6 +64,10 @@ def compress(
     """
     from higgsx.almpq.plan import Plan
     from higgsx.integrations.hf.model import HFModel
+    from higgsx.pipeline.compress import Checking
+    from higgsx.pipeline.compress import compress as encode
+    from higgsx.pipeline.options import Options
+    from higgsx.source.hub import open_source
 
     if plan is not None and (bits is not None or size is not None):
         raise UsageError("a plan brings its own budget", got="plan and bits or size", expected="one of them")
@@ -66,7 +77,7 @@ def compress(
     io.refuse_existing(target, force)
     given = None if plan is None else Plan.from_text(io.read_text(plan, error=UsageError))
     with closing(open_source(model, revision, token)) as source:
-        return _compress(
+        return encode(
             source,
             HFModel.of(source),
             target,
@@ -93,7 +104,7 @@ def plan(
     force: bool = False,
     revision: str | None = None,
     token: str | None = None,
-    progress: Progress = silent,
+    progress: Progress = _silent,
 ) -> Forecast:
     """What `compress` would do: choices, bytes, predicted loss, RAM and time, from configuration and headers.
 
@@ -101,6 +112,9 @@ def plan(
     plan_file  write the plan there
     """
     from higgsx.integrations.hf.model import HFModel
+    from higgsx.pipeline.forecast import forecast
+    from higgsx.pipeline.options import Options
+    from higgsx.source.hub import open_source
 
     options = Options.make(bits, size, policy, tuple(keep), tuple(allow), method)
     if plan_file is not None:
@@ -118,22 +132,45 @@ def load(
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     packed: bool | None = None,
+    runtime: bool = False,
+    context: int | None = None,
+    sequences: int | None = None,
+    precision: str | None = None,
+    cache: str | None = None,
+    threads: int | None = None,
     into: nn.Module | None = None,
     verify: bool = False,
 ) -> Any:
     """A file as a model to run: `(model, tokenizer)`, or the module given as `into`, filled.
 
     dtype   arithmetic of the model; None: bfloat16
-    packed  True: weights stay compressed, RAM near the file's size; False: expanded once; None: expanded if
-            the RAM allows. Which it became is said in a log line and stands in `model.hgs_state`.
+    packed  True: weights stay compressed, RAM near the file's size; False: expanded once; None: packed where
+            native kernels run, else expanded if the RAM allows. Which it became is said in a log line and
+            stands in `model.hgs_state`.
+    runtime True: `(engine, tokenizer)` of the lean decoder, which needs neither torch nor transformers;
+            ModelError for models that it does not know. It alone takes `context`, `sequences`, `precision`,
+            `cache` and `threads`: see `higgsx.runtime.engine.Engine`
     into    a module of any class whose parameters have the names of the file's tensors
     verify  read every byte first; IntegrityError names what is damaged
     """
+    given = {
+        "context": context, "sequences": sequences, "precision": precision, "cache": cache, "threads": threads
+    }  # fmt: skip
+    engine = {name: value for name, value in given.items() if value is not None}
+    if engine and not runtime:
+        raise UsageError("only the lean decoder takes these", got=", ".join(engine), expected="runtime=True")
     archive = Archive.open(path)
     if verify:
         damaged = archive.verify()
         if damaged:
             raise IntegrityError("file is damaged", where=path, got=", ".join(damaged[:8]), code="CHECKSUM")
+    if runtime:
+        if device is not None or dtype is not None or packed is not None or into is not None:
+            raise UsageError("the lean decoder takes no device, dtype, packed or into")
+        from higgsx.runtime.lean import lean_of
+
+        lean = lean_of(archive, **engine)
+        return lean, lean.tokenizer
     if into is not None:
         from higgsx.nn.densify import densify
         from higgsx.nn.swap import fill
@@ -155,17 +192,19 @@ def load(
 
 def inspect(path: str | Path) -> Report:
     """What is in a file; reads the header and the damage record."""
+    from higgsx.report import report_of
+
     with Archive.open(path) as archive:
         return report_of(archive)
 
 
-def verify(path: str | Path, progress: Progress = silent) -> list[str]:
+def verify(path: str | Path, progress: Progress = _silent) -> list[str]:
     """Read every byte; the names of damaged tensors and parts, empty if the file is as it was written."""
     with Archive.open(path) as archive:
         return archive.verify(lambda done, total: progress("reading", done, total))
 
 
-def unpack(path: str | Path, folder: str | Path, *, force: bool = False, progress: Progress = silent) -> int:
+def unpack(path: str | Path, folder: str | Path, *, force: bool = False, progress: Progress = _silent) -> int:
     """Write an ordinary bfloat16 folder; returns the bytes of its weights."""
     from higgsx.unpacking import unpack as write
 
@@ -180,25 +219,36 @@ def evaluate(
     *,
     window: int | None = None,
     windows: int | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     floor: bool = True,
     revision: str | None = None,
     token: str | None = None,
-    progress: Progress = silent,
+    progress: Progress = _silent,
 ) -> Damage:
     """Damage of a file against its original, on texts.
 
     texts    a UTF-8 file, or files by the name of their domain; None: the package's openings
     window   tokens of a window, None: 512, fewer where the model takes fewer; windows: at most so many of
              each text
-    dtype    arithmetic of both
+    dtype    arithmetic of both, None: float32
     floor    also measure the original in bfloat16 against itself
     """
     from higgsx.integrations.hf.model import HFModel
     from higgsx.pipeline.evaluate import evaluate as measure
+    from higgsx.source.hub import open_source
 
     if windows is not None and windows < 1:
         raise UsageError("no windows to measure on", got=windows, expected="1 or more")
     named = {"text": texts} if isinstance(texts, (str, Path)) else texts
     with Archive.open(path) as archive, closing(open_source(against, revision, token)) as source:
-        return measure(source, HFModel.of(source), archive, named, window, windows, dtype, floor, progress)
+        return measure(
+            source,
+            HFModel.of(source),
+            archive,
+            named,
+            window,
+            windows,
+            dtype or torch.float32,
+            floor,
+            progress,
+        )

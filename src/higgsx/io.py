@@ -302,6 +302,13 @@ def read_text(path: PathLike, *, limit: int = MAX_TEXT, error: type[HiggsxError]
         raise error("is no UTF-8 text", where=path, got=f"byte {problem.start}", code="UTF8") from None
 
 
+def system_text(path: PathLike) -> str:
+    """What the system tells in a file of its own, whose length it does not know; empty where none is."""
+    with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()
+    return ""
+
+
 def read_json(path: PathLike, *, limit: int = MAX_TEXT, error: type[HiggsxError] = SourceError) -> object:
     """A whole JSON file, by the rules of `parse_json`."""
     return parse_json(read_text(path, limit=limit, error=error), where=path, error=error)
@@ -380,16 +387,14 @@ def _deeper_than(text: str, depth: int) -> bool:
 
 
 def _exists(path: PathLike) -> StorageError:
-    return StorageError(
-        "exists already", where=path, remedy="choose another name or pass --force", code="EXISTS"
-    )
+    remedy = "choose another name or pass --force"
+    return StorageError("exists already", where=path, remedy=remedy, code="EXISTS")
 
 
 def _storage(error: OSError, path: object, what: str) -> StorageError:
     if error.errno in _FULL:
-        return StorageError(
-            "the disk is full", where=path, got=what, remedy="free some space or write elsewhere", code="FULL"
-        )
+        remedy = "free some space or write elsewhere"
+        return StorageError("the disk is full", where=path, got=what, remedy=remedy, code="FULL")
     if isinstance(error, FileNotFoundError):
         return StorageError("there is no such file", where=path)
     return StorageError(what, where=path, got=error.strerror or str(error))

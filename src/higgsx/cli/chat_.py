@@ -5,26 +5,20 @@ from __future__ import annotations
 import argparse
 import sys
 
-import higgsx
-from higgsx.cli.run_ import add_generation, generation_of
+from higgsx.cli.speaking import add_engine, add_generation, generation_of, speaker_of
 from higgsx.errors import TextError
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE")
     parser.add_argument("--system", help="system message")
-    parser.add_argument(
-        "--packed", action="store_true", help="keep the weights compressed: little memory, slow"
-    )
     add_generation(parser)
+    add_engine(parser)
 
 
 def main(arguments: argparse.Namespace) -> None:
-    from higgsx.integrations.hf.generate import Chat
-
     settings = generation_of(arguments)
-    model, tokenizer = higgsx.load(arguments.file, packed=arguments.packed or None)
-    chat = Chat(model, tokenizer, arguments.system)
+    chat = speaker_of(arguments).chat(arguments.system)
     terminal = sys.stdin.isatty()
     if terminal:
         print("Type a message; an empty line or Ctrl-D ends.", file=sys.stderr)

@@ -10,8 +10,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from higgsx.pipeline.options import ALLOW, POLICIES
-
 
 def count(text: str) -> int:
     """A whole number of 1 or more."""
@@ -45,6 +43,8 @@ def add_source(parser: argparse.ArgumentParser) -> None:
 
 
 def add_budget(parser: argparse.ArgumentParser) -> None:
+    from higgsx.pipeline.options import ALLOW, POLICIES
+
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument(
         "--bits", help="average bits of a weight, all bytes of the matrices counted (default 4.25)"
