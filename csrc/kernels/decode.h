@@ -169,7 +169,9 @@ HGX_FUNCTION void decoder_unit(Decoder *d, int64_t u, int64_t codes, int64_t blo
   int64_t place = codes;
   for (int kind = 0; kind < 2; ++kind) {
     if (sizes[kind] == 0) continue;
-    for (int64_t b = 0; b < blocks; ++b, place += 16 * sizes[kind]) gather(d, begin + place, sizes[kind], d->gathered + place);
+    for (int64_t b = 0; b < blocks; ++b, place += 16 * sizes[kind]) {
+      gather(d, begin + place, sizes[kind], d->gathered + place);
+    }
   }
 }
 

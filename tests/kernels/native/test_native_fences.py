@@ -10,6 +10,7 @@ import pytest
 from guarded import Fenced, in_child
 
 import numerics
+from higgsx.kernels import structs
 from numerics import FLOAT, INT8, INT16, same
 from payloads import FORMATS, random_panels
 
@@ -67,5 +68,43 @@ def test_dense_matrices(tier: str, at: str) -> None:
             assert same(machine.linear(m, x, FLOAT, place=fence.place), expected)
             values = numerics.load(stored.T if transposed else stored, dtype)
             assert same(machine.decode(m, 0, outputs, "f16", 0, fence.place), numerics.store(values, "f16"))
+
+    in_child(body)
+
+
+@pytest.mark.parametrize("at", ["end", "start"])
+def test_attention(tier: str, at: str) -> None:
+    def body(say: Callable[[str], None]) -> None:
+        rng = np.random.default_rng(32)
+        for number, (heads, queries, keys, head_dim) in enumerate(
+            ((1, 1, 1, 1), (2, 3, 17, 20), (2, 40, 40, 33), (4, 1, 530, 16), (2, 7, 65, 64), (6, 2, 9, 100))
+        ):
+            dtype, kv_heads = ("f32", "f16", "bf16")[number % 3], max(1, heads // 2)
+            say(f"{heads}/{kv_heads} heads, {queries} of {keys}, {head_dim} {dtype}")
+            fence = Fenced(at)
+
+            def tensor(count: int, rows: int, width: int = head_dim, kind: str = dtype) -> np.ndarray:
+                return numerics.store(rng.standard_normal((1, count, rows, width)).astype(np.float32), kind)
+
+            inside = [tensor(heads, queries), tensor(kv_heads, keys), tensor(kv_heads, keys)]
+            results = []
+            for arrays in (inside, [fence.fixed(array) for array in inside]):
+                out = fence.place(machine.poisoned(inside[0].shape, inside[0].dtype))
+                strides = [structs.Strides(0, part.shape[2] * head_dim, head_dim) for part in (*arrays, out)]
+                sizes = (1, heads, kv_heads, queries, keys, head_dim)
+                machine.ok(
+                    machine.call(
+                        "hgx_attention",
+                        *sizes,
+                        *arrays,
+                        out,
+                        machine.DTYPES[dtype],
+                        *strides,
+                        0.3,
+                        number % 2,
+                    )
+                )
+                results.append(out)
+            assert same(*results) and not np.isnan(numerics.load(results[0], dtype)).any()
 
     in_child(body)
