@@ -10,6 +10,8 @@ from common import REAL_MODELS, ROOT, SMALL_MODELS, markdown
 
 Row = Mapping[str, Any]
 _HEAD = ("plan", "MB", "bits", "KL", "KL 99 %", "top-1 %", "perplexity", "KL by text")
+_RESULTS = ROOT / "docs" / "results.md"
+_BEGIN, _END = "<!-- speed:begin -->", "<!-- speed:end -->"
 _INTRO = """# What is lost at which size
 
 Printed by `benchmarks/fidelity.py`; nothing here is typed by hand. {machine}.
@@ -33,9 +35,24 @@ def write(data: Mapping[str, Any]) -> None:
             parts.append(_promise(mine))
             if name == anchors.MODEL:
                 parts.append(_against(mine))
-    (ROOT / "docs" / "results.md").write_text("\n".join(parts))
+    _RESULTS.write_text("\n".join([*parts, _speed()]))
     link = "All sizes, small models, and llama.cpp at equal bytes: [docs/results.md](docs/results.md)."
     _fill(ROOT / "README.md", f"{_short(rows)}\n\n{link}")
+
+
+def write_speed(text: str) -> None:
+    """The part about speed, in the place of the one before; `benchmarks/cpu_peers.py` prints it."""
+    whole = _RESULTS.read_text()
+    head, _, rest = whole.partition(_BEGIN)
+    tail = rest.partition(_END)[2]
+    _RESULTS.write_text(f"{head.rstrip()}\n\n{_BEGIN}\n{text.strip()}\n{_END}\n{tail.lstrip()}")
+
+
+def _speed() -> str:
+    """What stands there already, with its marks; empty where there is none."""
+    whole = _RESULTS.read_text() if _RESULTS.is_file() else ""
+    _, found, rest = whole.partition(_BEGIN)
+    return f"{_BEGIN}{rest.partition(_END)[0]}{_END}\n" if found else ""
 
 
 def _table(rows: Sequence[Row]) -> str:

@@ -1,0 +1,1 @@
+"""Speed beside the peers on this processor: environments, files, contestants, rounds, tables."""
