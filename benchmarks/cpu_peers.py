@@ -62,7 +62,7 @@ def decoder(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     folder = folder_of(name)
     wanted = list(contestants.specs(folder, one_code=arguments.one_code, more=arguments.more))
     chosen = contestants.collect(wanted, arguments.only)
-    runs = Rounds(arguments.threads, not arguments.keep_cache)
+    runs = Rounds(arguments.threads, not arguments.keep_cache, arguments.slow_rounds)
     work = {**(QUICK if arguments.quick else FULL), "vocabulary": contestants.shape_of(folder)["vocabulary"]}
     part = part_of(name, chosen, runs)
     if "kl" in arguments.parts:
@@ -106,7 +106,7 @@ def small(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     folder = folder_of(name)
     wanted = list(contestants.small_specs(folder, sorted({1, arguments.threads})))
     chosen = contestants.collect(wanted, arguments.only)
-    runs = Rounds(arguments.threads, False)
+    runs = Rounds(arguments.threads, False, arguments.rounds)
     shape = contestants.shape_of(folder)
     context = min(SMALL["context"], shape["positions"])
     if not arguments.prepare:
@@ -141,6 +141,9 @@ def arguments_of(words: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--models", default=None, help=f"of {', '.join(REAL_MODELS)}, by comma")
     parser.add_argument("--rounds", type=int, default=None, help="default 5")
+    parser.add_argument(
+        "--slow-rounds", type=int, default=2, help="of the slow rows that nothing is compared with"
+    )
     parser.add_argument("--quick", action="store_true", help="the 0.5 B, 2 short rounds")
     parser.add_argument("--parts", default=None, help=f"of {', '.join(PARTS)}, by comma; default all")
     parser.add_argument(

@@ -29,6 +29,7 @@ class Contestant:
     """level      about how many bits: 16, 8, 4, 3, 2
     token_bytes  bytes of weights that decoding one token reads
     bits         of a weight, all bytes of the matrices counted
+    slow         takes so long that it runs in the first rounds only
     """
 
     name: str
@@ -41,6 +42,7 @@ class Contestant:
     options: dict[str, Any] = field(default_factory=dict)
     cold: bool = True
     threads: int | None = None
+    slow: bool = False
 
     @property
     def program(self) -> str:
@@ -83,7 +85,7 @@ def specs(folder: Path, *, one_code: bool = False, more: bool = False) -> Iterat
 def small_specs(folder: Path, threads: Sequence[int]) -> Iterator[Spec]:
     """The rows for a model so small that one thread may be faster than two."""
     plain = {"dtype": "float32"}
-    yield "transformers", "fp32", lambda: _plain(folder, "fp32", 4, plain, cold=False)
+    yield "transformers", "fp32", lambda: _plain(folder, "fp32", 4, plain)
     for count in threads:
         for kind in SMALL_LLAMA:
             name = f"{kind}, {_threads(count)}"
@@ -122,7 +124,7 @@ def _plain(folder: Path, name: str, width: int, options: dict[str, Any], cold: b
     weights = files.weights_of(folder)
     return Contestant(
         name, "transformers", {1: 8, 2: 16, 4: 32}[width], "plain", folder, width * weights,
-        8.0 * width, options, cold,
+        8.0 * width, options, cold, slow=not cold,
     )  # fmt: skip
 
 
@@ -156,7 +158,7 @@ def packed(folder: Path, name: str) -> Contestant:
     plain = ours(folder, name, OURS[name])
     return Contestant(
         f"{name} bits in transformers", "higgsx", plain.level, "plain", plain.path, plain.token_bytes,
-        plain.bits, {"ours": True}, cold=False,
+        plain.bits, {"ours": True}, cold=False, slow=True,
     )  # fmt: skip
 
 

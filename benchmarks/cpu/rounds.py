@@ -83,8 +83,9 @@ def disk(path: Path, most: int = 1 << 28) -> float:
 class Rounds:
     """Runs them and keeps every result: results[key] is a list with one entry for each round."""
 
-    def __init__(self, threads: int, whole: bool) -> None:
-        self.threads, self.whole = threads, whole
+    def __init__(self, threads: int, whole: bool, slow_rounds: int) -> None:
+        """whole: the whole page cache may be dropped; slow_rounds: in which slow contestants take part."""
+        self.threads, self.whole, self.slow_rounds = threads, whole, slow_rounds
         self.results: dict[str, list[Result]] = {}
         self.machine: list[Result] = []
         self.failures: dict[str, int] = {}
@@ -103,7 +104,7 @@ class Rounds:
                 self._one(one, number, work)
 
     def _one(self, one: Contestant, number: int, work: Mapping[str, Any]) -> None:
-        if self.failures.get(one.key, 0) >= PATIENCE:
+        if self.failures.get(one.key, 0) >= PATIENCE or (one.slow and number >= self.slow_rounds):
             return
         order = {
             "engine": one.engine, "path": str(one.path), "options": one.options,

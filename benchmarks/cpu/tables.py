@@ -64,7 +64,9 @@ def _line(key: str, part: Part) -> tuple[str, ...]:
         return (key, bits, said, f"failed: {errors[-1] if errors else 'not run'}", *[""] * 9)
     share = summary.fraction(part, key)
     peak = summary.median(good, summary.memory)
-    label = key if not errors else f"{key} ({len(errors)} of {len(rounds)} rounds failed: {errors[-1]})"
+    label = key if len(rounds) == len(part["machine_rounds"]) else f"{key} ({len(rounds)} rounds)"
+    if errors:
+        label = f"{key} ({len(errors)} of {len(rounds)} rounds failed: {errors[-1]})"
     return (
         label, bits, said,
         number(summary.median(good, summary.decode(1))),
