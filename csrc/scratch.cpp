@@ -12,7 +12,8 @@ struct Space {
   uint8_t *raw;
 };
 
-thread_local Space space{0, nullptr};
+/* Set aside when the library is loaded: what is made at a thread's first use ends the process if memory is short. */
+__attribute__((tls_model("initial-exec"))) thread_local Space space{0, nullptr};
 pthread_key_t key;
 bool has_key = false;
 
