@@ -100,14 +100,21 @@ def targets(ratios: Mapping[str, Any]) -> str:
     return f"### Targets\n\n{markdown(lines, ('', 'wanted', 'measured', ''))}\n"
 
 
+def _rounds(part: Part, key: str) -> tuple[list[Part], str]:
+    """The rounds that went well; where there is none, why."""
+    rounds = part["rounds"].get(key, [])
+    good = [found for found in rounds if "error" not in found]
+    if good and key not in part["failed"]:
+        return good, ""
+    return [], part["failed"].get(key) or (rounds[-1]["error"] if rounds else "not run")
+
+
 def small(parts: Mapping[str, Part]) -> str:
     lines = []
     for name, part in parts.items():
         for key in part["order"]:
-            rounds = part["rounds"].get(key, [])
-            good = [found for found in rounds if "error" not in found]
-            if key in part["failed"] or not good:
-                why = part["failed"].get(key) or (rounds[-1]["error"] if rounds else "not run")
+            good, why = _rounds(part, key)
+            if why:
                 lines.append((name, key, "", f"not run: {why}", "", "", ""))
                 continue
             speed = summary.median(good, summary.decode(1))
@@ -127,10 +134,8 @@ def whisper(parts: Mapping[str, Part]) -> str:
     lines: list[Sequence[str]] = []
     for name, part in parts.items():
         for key in part["order"]:
-            rounds = part["rounds"].get(key, [])
-            good = [found for found in rounds if "error" not in found]
-            if key in part["failed"] or not good:
-                why = part["failed"].get(key) or (rounds[-1]["error"] if rounds else "not run")
+            good, why = _rounds(part, key)
+            if why:
                 lines.append((name, key, f"not run: {why}", "", "", "", ""))
                 continue
 
@@ -148,8 +153,10 @@ def whisper(parts: Mapping[str, Part]) -> str:
                 )
             )  # fmt: skip
     head = ("model", "", "s for 30 s of audio", "times fp32", "relative error", "load s", "peak GB")
-    return f"### Whisper's encoder\n\nThe whole model is loaded, the encoder is run. The large-v3 shape has \
-random weights: its error says nothing.\n\n{markdown(lines, head)}\n"
+    return (
+        f"### Whisper's encoder\n\nThe whole model is loaded (OpenVINO: the encoder alone), the encoder is \
+run. The large-v3 shape has random weights: its error says nothing.\n\n{markdown(lines, head)}\n"
+    )
 
 
 def everything(data: Mapping[str, Any]) -> str:

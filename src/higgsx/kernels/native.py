@@ -14,7 +14,6 @@ import os
 import sys
 from collections.abc import Mapping
 from functools import lru_cache
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +27,7 @@ from higgsx.kernels.structs import Matrix, State, Step, Strides
 
 if TYPE_CHECKING:
     from higgsx.descriptor import Descriptor
+    from higgsx.transforms.hadamard import Hadamard
 
 __all__ = [
     "Matrix", "Native", "State", "Step", "Strides", "address_of", "available", "load", "matrix_of",
@@ -144,6 +144,9 @@ def _path() -> Path | None:
     beside = Path(__file__).parent / "_native" / _NAME
     if beside.is_file():
         return beside
+    # takes longer than the rest of this file together
+    from importlib import metadata
+
     try:
         files = metadata.files("higgsx") or []
     except metadata.PackageNotFoundError:
@@ -242,15 +245,8 @@ def _dense(matrix: Matrix, descriptor: Descriptor, place: Place) -> None:
 
 
 @lru_cache(maxsize=1024)
-def multiplier_of(transform: Any, inputs: int) -> np.ndarray:
-    """float32 `[inputs]`: the signs of a transform, 1 where it leaves the inputs as they are."""
-    from higgsx.transforms.hadamard import signs
-
-    found = np.ones(inputs, dtype=np.float32)
-    row = transform.segment or inputs
-    full = row // transform.width * transform.width
-    for begin in range(0, inputs, row):
-        if full and begin + full <= inputs:
-            found[begin : begin + full] = signs(transform.space, transform.begin + begin, full)
+def multiplier_of(transform: Hadamard, inputs: int) -> np.ndarray:
+    """`Hadamard.multiplier`, made once: many matrices read one activation."""
+    found = transform.multiplier(inputs)
     found.flags.writeable = False
     return found

@@ -108,6 +108,13 @@ class Hadamard:
                 part.copy_(mixer.mix().mul_(_norm(self.width)).mul_(column[block]))
         return x
 
+    def multiplier(self, inputs: int) -> np.ndarray:
+        """float32 `[inputs]`: the sign of every input, 1 where it is not transformed."""
+        found = np.ones(inputs, dtype=np.float32)
+        for begin, end, of_block in self._blocks(inputs):
+            found[begin:end] = of_block
+        return found
+
     def _blocks(self, inputs: int) -> list[tuple[int, int, np.ndarray]]:
         """Begin, end and signs of what is transformed; the remainder of a segment stays as it is."""
         row = self.segment or inputs
