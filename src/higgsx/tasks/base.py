@@ -1,0 +1,76 @@
+"""What a batch is, how a model is called, what its outputs and labels are: plain objects.
+
+Calibration and fidelity know a model only through these. Integrations make them, from a Hugging Face folder
+for example. Nothing here imports another part of the package but its errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+NO_LABEL = -1
+"""The label of a position at which nothing is predicted."""
+
+
+class ModelHandle(Protocol):
+    """A model that can be built and called without knowing where it comes from."""
+
+    @property
+    def names(self) -> Mapping[str, str]:
+        """Tensor name in the checkpoint → parameter name in the model."""
+        ...
+
+    @property
+    def unmapped(self) -> Mapping[str, str]:
+        """Tensor name in the checkpoint → why it is no parameter of the model as it is."""
+        ...
+
+    def skeleton(self) -> nn.Module:
+        """The model on the meta device: shapes and structure, no weights."""
+        ...
+
+    def small(self) -> nn.Module | None:
+        """A small real instance of the same class with random weights; None where there is none."""
+        ...
+
+    def call(self, model: nn.Module) -> object:
+        """A tiny forward pass on the device that the model is on, the meta device too. Returns its output."""
+        ...
+
+    def materialise(self, dtype: torch.dtype) -> nn.Module:
+        """The original model with its weights in `dtype`, in evaluation mode."""
+        ...
+
+
+class Task(Protocol):
+    """A kind of work whose outputs are scores over a fixed set at each of several positions."""
+
+    def call(self, model: Any, batch: Any) -> Tensor:
+        """Scores (logits) [positions, outputs] of the model for one batch."""
+        ...
+
+    def pieces(self, model: Any, batch: Any, positions: int) -> Iterator[Tensor]:
+        """The rows of `call` in order, `positions` at a time (the last piece may be shorter)."""
+        ...
+
+    def labels(self, batch: Any) -> Tensor:
+        """int64 [positions]: the right output at each position, or `NO_LABEL`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """How text becomes token ids, without special tokens.
+
+    `vocabulary` is the number of outputs of the model: every id must be smaller. `first` is the
+    beginning-of-text token, or None if the model has none.
+    """
+
+    encode: Callable[[str], Sequence[int]]
+    vocabulary: int
+    first: int | None = None
