@@ -266,15 +266,16 @@ void pool_run_own(Body body, void *data, int wanted) {
   release();
 }
 
-void Barrier::wait(int threads) {
-  if (threads <= 1) return;
-  const uint32_t phase = phase_.load(std::memory_order_acquire);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads) {
-    arrived_.store(0, std::memory_order_relaxed);
-    phase_.store(phase + 1, std::memory_order_release);
-    return;
-  }
-  wait_for([&] { return phase_.load(std::memory_order_acquire) != phase; });
+// True for the last of the threads.
+bool Barrier::arrive(int threads, uint32_t phase) {
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 < threads) return false;
+  arrived_.store(0, std::memory_order_relaxed);
+  phase_.store(phase + 1, std::memory_order_release);
+  return true;
+}
+
+void Barrier::wait_for(uint32_t phase) {
+  higgsx::wait_for([&] { return phase_.load(std::memory_order_acquire) != phase; });
 }
 
 }  // namespace higgsx

@@ -41,9 +41,21 @@ inline void pause_briefly() {
 // All threads of one pool_run_own meet here. Used again and again; `threads` is the same every time.
 class Barrier {
  public:
-  void wait(int threads);
+  // Whoever is not the last calls `idle` again and again until it returns false.
+  template <class Idle>
+  void wait(int threads, Idle idle) {
+    if (threads <= 1) return;
+    const uint32_t phase = phase_.load(std::memory_order_acquire);
+    if (arrive(threads, phase)) return;
+    while (phase_.load(std::memory_order_acquire) == phase && idle()) {
+    }
+    wait_for(phase);
+  }
 
  private:
+  bool arrive(int threads, uint32_t phase);
+  void wait_for(uint32_t phase);
+
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<uint32_t> phase_{0};
 };

@@ -154,22 +154,88 @@ void part(const Program &program, const Stage &stage, int64_t item, void *scratc
   }
 }
 
+// Hands out the parts of a stage. Products: every thread has a share of neighbours, so that what it reads ahead of a
+// part is its next one, and takes from other shares when its own is done.
+class Parts {
+ public:
+  Parts(const Program &program, const Stage &stage, int64_t turn, int thread, int threads)
+      : counters_(program.counters + turn % 2 * threads), stage_(stage), thread_(thread), shares_(shares(stage, threads)) {
+    // the other set was used before the last meeting, and will be after the next
+    program.counters[(turn + 1) % 2 * threads + thread].next.store(0, std::memory_order_relaxed);
+  }
+  static int shares(const Stage &stage, int threads) { return stage.kind == Kind::linear ? threads : 1; }
+  static int64_t begin(const Stage &stage, int64_t share, int64_t shares) { return stage.items * share / shares; }
+
+  // -1: nothing is left.
+  int64_t take() {
+    for (; passed_ < shares_; ++passed_) {
+      const int share = (thread_ + passed_) % shares_;
+      const int64_t item = begin(stage_, share, shares_) + counters_[share].next.fetch_add(1, std::memory_order_relaxed);
+      if (item < begin(stage_, share + 1, shares_)) return item;
+    }
+    return -1;
+  }
+
+ private:
+  Counter *const counters_;
+  const Stage &stage_;
+  const int thread_, shares_;
+  int passed_ = 0;
+};
+
+// Reads what a thread will multiply next into its cache while it has nothing else to do.
+class Ahead {
+ public:
+  // The beginning of its share of a stage with products; nothing where that is known already.
+  void look(const Program &program, int64_t stage, int thread, int threads) {
+    if (stage == stage_) return;
+    stage_ = stage;
+    at_ = end_ = nullptr;
+    if (stage < 0) return;
+    const Stage &next = program.stages[stage];
+    const Op *op = program.ops + next.first;
+    if (!next.parallel || op->tokens > kFew) return;
+    int64_t item = Parts::begin(next, thread, threads);
+    for (; item >= op->items; ++op) item -= op->items;
+    const hgx_matrix &m = *op->step->matrix;
+    if (m.kind != HGX_PANELS) return;
+    const int64_t bytes = panel_bytes(&m), panel = item % op->parts * op->out_step, rest = (op->outputs - panel) * bytes;
+    at_ = m.data + panel * bytes;
+    end_ = at_ + least(rest, kMost);
+  }
+  bool read() {
+    for (int i = 0; i < 4; ++i) {
+      if (at_ >= end_) return false;
+      __builtin_prefetch(at_, 0, 2);
+      at_ += 64;
+    }
+    return true;
+  }
+
+ private:
+  static constexpr int64_t kFew = 16, kMost = 1 << 17;
+  int64_t stage_ = -1;
+  const uint8_t *at_ = nullptr, *end_ = nullptr;
+};
+
 void body(void *data, int thread, int threads) {
   Run *const run = static_cast<Run *>(data);
   const Program &program = *run->program;
   // a helper without memory takes no parts, but meets the others; the calling thread has its memory already
   void *const scratch = thread_scratch(program.scratch);
+  Ahead ahead;
+  int64_t turn = 0;
   for (int64_t i = 0; i < program.stage_count; ++i) {
     const Stage &stage = program.stages[i];
     if (!stage.parallel) {
       for (int64_t item = 0; thread == 0 && item < stage.items; ++item) part(program, stage, item, scratch);
-    } else if (scratch != nullptr) {
-      std::atomic<int64_t> &next = program.counters[i].next;
-      for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < stage.items;) {
-        part(program, stage, item, scratch);
-      }
+    } else {
+      Parts parts(program, stage, turn++, thread, threads);
+      for (int64_t item; scratch != nullptr && (item = parts.take()) >= 0;) part(program, stage, item, scratch);
     }
-    if (stage.meet) run->barrier.wait(threads);
+    if (!stage.meet) continue;
+    ahead.look(program, stage.products, thread, threads);
+    run->barrier.wait(threads, [&] { return ahead.read(); });
   }
 }
 

@@ -81,6 +81,7 @@ struct Stage {
   int64_t items, step;   // parts that threads take; rows: tokens, columns: columns of one part
   bool parallel;         // else the calling thread does it alone
   bool meet;             // threads meet after it
+  int64_t products;      // the next stage with products, -1: none
 };
 
 struct alignas(64) Counter {
@@ -94,7 +95,7 @@ struct Program {
   int64_t op_count;
   Stage *stages;
   int64_t stage_count;
-  Counter *counters;              // of each stage
+  Counter *counters;              // what threads have taken of their shares: two sets, for stages in turn
   float *partials;                // of the attention at work
   std::atomic<int64_t> *arrived;  // sections of a token and head that are done
   int64_t scratch;                // bytes for each thread

@@ -43,6 +43,7 @@ constexpr double kEmbedNs = 0.6, kByteNs = 1.0 / 24, kIntegerNs = 1.0 / 128, kFl
 constexpr double kWorthMeeting = 1'500;        // less is done by the calling thread alone
 constexpr double kWorthWaking = 10'000;        // a call with less does not wake anybody
 constexpr int64_t kMostBytes = 1 << 18, kLeastBytes = 1 << 14;  // of weights that a thread takes at a time
+constexpr int64_t kManyTokens = 32;
 
 double number(int64_t n) { return static_cast<double>(n); }
 
@@ -155,7 +156,10 @@ class Planner {
     const int passes = integers && op->step->kind == HGX_INT16 ? 2 : 1;
     op->cost += number(op->outputs) * number(of_one) * kByteNs + passes * products * (integers ? kIntegerNs : kFloatNs);
     const int64_t grain = panels ? kernels.panels_at_once : m.transposed == 1 ? 64 : 16;
-    const int64_t fair = op->outputs / (16 * threads_), most = kMostBytes / of_one, least = kLeastBytes / of_one;
+    // with many tokens every part has much to do, and what it does once for all of its outputs counts
+    const bool many = op->tokens > kManyTokens;
+    const int64_t fair = op->outputs / ((many ? 6 : 16) * threads_), least = kLeastBytes / of_one;
+    const int64_t most = many ? op->outputs : kMostBytes / of_one;
     const int64_t step = fair > most ? most : fair < least ? least : fair;
     op->out_step = round_up(step < 1 ? 1 : step, grain);
     op->parts = (op->outputs + op->out_step - 1) / op->out_step;
@@ -314,7 +318,7 @@ class Planner {
     const Op &op = program_.ops[first];
     const int64_t count = program_.op_count;
     int64_t next = first + 1;
-    Stage s{Kind::rows, first, 1, 1, 1, false, false};
+    Stage s{Kind::rows, first, 1, 1, 1, false, false, -1};
     const bool in_columns = few(op) && columns_worth(op);
     if (op.step->op == HGX_LINEAR) {
       s.kind = Kind::linear;
@@ -363,15 +367,18 @@ class Planner {
   void finish() {
     const bool wake = shared_cost_ > kWorthWaking;
     program_.threads = wake ? threads_ : 1;
-    program_.counters = arena_.array<Counter>(program_.stage_count);
+    program_.counters = arena_.array<Counter>(2 * program_.threads);
     if (partial_bytes_ > 0) program_.partials = static_cast<float *>(arena_.take(partial_bytes_));
     program_.arrived = arena_.array<std::atomic<int64_t>>(arrivals_);
     if (arena_.failed()) return;
-    for (int64_t i = 0; i < program_.stage_count; ++i) {
-      new (program_.counters + i) Counter;
+    for (int64_t i = 0; i < 2 * program_.threads; ++i) new (program_.counters + i) Counter;
+    int64_t products = -1;
+    for (int64_t i = program_.stage_count; i-- > 0;) {
       Stage &s = program_.stages[i];
-      s.parallel = s.parallel && wake;
+      s.products = products;
       s.meet = i + 1 < program_.stage_count && wake && (s.parallel || program_.stages[i + 1].parallel);
+      s.parallel = s.parallel && wake;
+      if (s.kind == Kind::linear) products = i;
     }
     for (int64_t i = 0; i < arrivals_; ++i) new (program_.arrived + i) std::atomic<int64_t>{0};
   }

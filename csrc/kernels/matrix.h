@@ -36,6 +36,7 @@ struct Call {
   Terms terms;
   Unpack unpack;
   OneToken one;
+  Tiles whole;
   bool small;
   const float *bias;
   void *y;
@@ -60,6 +61,21 @@ HGX_INLINE Tiles tile_for(int tokens, int passes, bool odd) {
 HGX_FUNCTION Tiles tile_for(int tokens, int passes, bool odd, bool small) {
   constexpr bool two = DOT_BIAS != 0; /* otherwise both kinds of operand are one */
   return small && two ? tile_for<two>(tokens, passes, odd) : tile_for<false>(tokens, passes, odd);
+}
+/* The faster ones for whole units, where there is one. */
+template <Passes PASSES, bool SMALL>
+HGX_INLINE Tiles whole_tile_for(int block) {
+  switch (block) {
+    case 32: return whole_tile<TILE_PANELS, TILE_TOKENS, PASSES, 32, SMALL>;
+    case 64: return whole_tile<TILE_PANELS, TILE_TOKENS, PASSES, 64, SMALL>;
+    default: return whole_tile<TILE_PANELS, TILE_TOKENS, PASSES, 128, SMALL>;
+  }
+}
+HGX_FUNCTION Tiles whole_tile_for(const Plan &plan, bool small) {
+  if (plan.zero != HGX_ZERO_NONE || (plan.passes == 1 && plan.odd)) return nullptr;
+  constexpr bool two = DOT_BIAS != 0; /* otherwise both kinds of operand are one */
+  if (plan.passes == 2) return small && two ? whole_tile_for<TWO, two>(plan.block) : whole_tile_for<TWO, false>(plan.block);
+  return small && two ? whole_tile_for<ONE_EVEN, two>(plan.block) : whole_tile_for<ONE_EVEN, false>(plan.block);
 }
 template <int T>
 HGX_INLINE FloatTiles float_tile_for(int tokens) {
@@ -138,14 +154,16 @@ HGX_INLINE const uint8_t *unit_at(const Plan &plan, int64_t panel, int64_t unit)
   return plan.matrix->data + panel * plan.panel_bytes + unit * plan.unit_bytes;
 }
 
-/* `body(first, count)` for tiles of nearly the same size. */
+/* `body(first, count)` for full tiles; what is left over is a tile if it is half a tile, else shared with the last. */
 template <class Body>
-HGX_INLINE void even_tiles(int tokens, int most, Body body) {
-  const int tiles = (tokens + most - 1) / most;
-  for (int i = 0, first = 0; i < tiles; ++i) {
-    const int count = (tokens - first + tiles - i - 1) / (tiles - i);
+HGX_INLINE void for_tiles(int tokens, int most, Body body) {
+  int first = 0;
+  for (; tokens - first >= most + (most + 1) / 2; first += most) body(first, most);
+  for (int rest = tokens - first, parts = (rest + most - 1) / most; parts > 0; --parts) {
+    const int count = (rest + parts - 1) / parts;
     body(first, count);
     first += count;
+    rest -= count;
   }
 }
 
@@ -167,14 +185,24 @@ HGX_FUNCTION void unpack_panels(Call &call, int64_t panel, int64_t last, int pan
   }
 }
 
+/* Rows of y lie far apart, so every line of them has to come from far away: asked for in time, before `finish`. */
+HGX_INLINE void ask_for_results(const Call &call, int64_t token, int tokens, int64_t panel, int panels) {
+  const int64_t bytes = call.dtype == HGX_F32 ? 4 : 2, last = smaller(panel + panels, panels_of(call.plan.matrix->outputs));
+  for (int t = 0; t < tokens; ++t) {
+    const char *const row = static_cast<const char *>(call.y) + ((token + t) * call.stride + panel * 16) * bytes;
+    for (int64_t p = 0; p < last - panel; ++p) prefetch_write(row + p * 16 * bytes);
+  }
+}
+
 /* Integer products of TILE_PANELS panels over at most TILE_UNITS units. */
-HGX_FUNCTION void integer_tiles(Call &call, int64_t token, int tokens, int64_t unit, int units) {
+HGX_FUNCTION void integer_tiles(Call &call, int64_t token, int tokens, int64_t panel, int64_t unit, int units) {
   constexpr int P = TILE_PANELS;
   const Plan &plan = call.plan;
   Scratch &s = *call.scratch;
   const bool zeros = plan.zero == HGX_ZERO_U8 || plan.zero == HGX_ZERO_F16;
   const int64_t terms_stride = call.terms.units * plan.blocks, ahead = unit - call.terms.unit;
-  even_tiles(tokens, TILE_TOKENS, [&](int first, int count) {
+  for_tiles(tokens, TILE_TOKENS, [&](int first, int count) {
+    if (unit + units == plan.units) ask_for_results(call, token + first, count, panel, P);
     Tile of;
     of.lines = s.lines;
     of.scales = s.scales;
@@ -193,7 +221,8 @@ HGX_FUNCTION void integer_tiles(Call &call, int64_t token, int tokens, int64_t u
     of.acc = s.acc + first * P * 16;
     of.unit = unit;
     of.units = units;
-    tile_for(count, plan.passes, plan.odd, call.small)(plan, of);
+    const bool whole = call.whole && count == TILE_TOKENS && unit_width(plan, unit + units - 1) == 128;
+    (whole ? call.whole : tile_for(count, plan.passes, plan.odd, call.small))(plan, of);
     if (plan.zero == HGX_ZERO_MIN) add_lows(plan, of, P, count, s.zeros, s.low + first * P * 16);
   });
 }
@@ -209,7 +238,7 @@ HGX_FUNCTION void float_tiles(Call &call, int64_t token, int tokens, int64_t uni
   }
   const bool zeros = plan.zero == HGX_ZERO_U8 || plan.zero == HGX_ZERO_F16;
   const int64_t terms_stride = call.terms.units * plan.blocks, ahead = unit - call.terms.unit;
-  even_tiles(tokens, FLOAT_TOKENS, [&](int first, int count) {
+  for_tiles(tokens, FLOAT_TOKENS, [&](int first, int count) {
     FloatTile of;
     of.levels = s.levels;
     of.scales = s.scales;
@@ -242,31 +271,32 @@ HGX_INLINE void store_any(void *p, int dtype, int64_t at, F x, int n) {
   dtype == HGX_F16 ? f_to_f16_n(half, x, n) : f_to_bf16_n(half, x, n);
 }
 
-/* acc and low to y, `count` panels of `panels`. */
+/* acc and low to y, `count` panels of `panels`. Token by token: rows of y lie far apart. */
 HGX_FUNCTION void finish(const Call &call, int64_t token, int tokens, int64_t panel, int count, int panels) {
   const Plan &plan = call.plan;
   const hgx_matrix &m = *plan.matrix;
   const bool whole = m.block == 0;
-  const float e = s_power(m.exponent - 1);
+  F r[MOST_PANELS], bias[MOST_PANELS];
   for (int p = 0; p < count; ++p) {
     const int64_t first = (panel + p) * 16;
-    const int n = static_cast<int>(smaller(16, m.outputs - first));
-    F r = f_set(e);
+    r[p] = f_set(s_power(m.exponent - 1));
     if (plan.row_bytes) {
       const uint8_t *const row = m.rows + (panel + p) * plan.row_bytes;
-      r = f_mul(f_from_f16(reinterpret_cast<const uint16_t *>(row)), r);
+      r[p] = f_mul(f_from_f16(reinterpret_cast<const uint16_t *>(row)), r[p]);
     }
-    const F bias = call.bias ? f_load_n(call.bias + first, n) : f_zero();
-    for (int t = 0; t < tokens; ++t) {
-      const int place = (t * panels + p) * 16;
-      F y = f_mul(f_load(call.scratch->acc + place), r);
+    bias[p] = call.bias ? f_load_n(call.bias + first, static_cast<int>(smaller(16, m.outputs - first))) : f_zero();
+  }
+  for (int t = 0; t < tokens; ++t) {
+    for (int p = 0; p < count; ++p) {
+      const int64_t first = (panel + p) * 16, at = (token + t) * call.stride + first;
+      const int n = static_cast<int>(smaller(16, m.outputs - first)), place = (t * panels + p) * 16;
+      F y = f_mul(f_load(call.scratch->acc + place), r[p]);
       if (plan.zero == HGX_ZERO_MIN) {
         F low = f_load(call.scratch->low + place);
         if (whole) low = f_mul(low, row_zero(plan, panel + p));
         y = f_fma(low, f_set(0.5f), y);
       }
-      if (call.bias) y = f_add(y, bias);
-      const int64_t at = (token + t) * call.stride + first;
+      if (call.bias) y = f_add(y, bias[p]);
       if (call.flags & HGX_ADD) y = f_add(load_any(call.y, call.dtype, at, n), y);
       store_any(call.y, call.dtype, at, y, n);
     }
@@ -300,7 +330,7 @@ HGX_FUNCTION void some_panels(Call &call, int64_t token, int tokens, int64_t pan
       if (plan.mode == HGX_FLOAT) {
         float_tiles(call, token, tokens, u);
       } else {
-        integer_tiles(call, token, tokens, u, some);
+        integer_tiles(call, token, tokens, panel, u, some);
       }
     }
   }
@@ -325,17 +355,19 @@ HGX_FUNCTION void multiply(const hgx_matrix &matrix, const Prepared &view, int64
     typedef decltype(codes) C;
     call.unpack = unpack_unit<C>;
     call.small = C::SMALL;
+    call.whole = mode == HGX_FLOAT ? nullptr : whole_tile_for(call.plan, C::SMALL);
     const bool plain = mode != HGX_FLOAT && matrix.zero == HGX_ZERO_NONE && matrix.scale != HGX_SCALE_F16;
     call.one = !plain                  ? nullptr
                : call.plan.passes == 2 ? one_token_for<C, 2>(matrix.block)
                                        : one_token_for<C, 1>(matrix.block);
   });
-  /* Chunks so that the terms of all units fit, of nearly the same size; a register tile at least. */
+  /* Chunks so that the terms of all units fit, of nearly the same size, in whole register tiles. */
   const int64_t fit = smaller(CHUNK, TERMS / smaller(TERMS, call.plan.units * call.plan.blocks));
   const int64_t most = fit < MOST_TOKENS ? MOST_TOKENS : fit - fit % MOST_TOKENS;
   const int64_t chunks = (token_end - token_begin + most - 1) / most;
   for (int64_t chunk = 0, token = token_begin; chunk < chunks; ++chunk) {
-    const int tokens = static_cast<int>((token_end - token + chunks - chunk - 1) / (chunks - chunk));
+    const int64_t even = round_up((token_end - token + chunks - chunk - 1) / (chunks - chunk), MOST_TOKENS);
+    const int tokens = static_cast<int>(smaller(even, token_end - token));
     const int panels = mode == HGX_FLOAT ? FLOAT_PANELS : TILE_PANELS;
     for (int64_t panel = panel_begin; panel < panel_end; panel += panels) {
       some_panels(call, token, tokens, panel, static_cast<int>(smaller(panels, panel_end - panel)), panels);

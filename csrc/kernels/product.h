@@ -66,8 +66,8 @@ struct Span {
   const int8_t *q1, *q2;
 };
 
-/* Bytes ahead of the reader that are asked of memory. */
-constexpr int64_t AHEAD = 4096;
+/* Bytes ahead of the reader that are asked of memory, and of the second-level cache. */
+constexpr int64_t AHEAD = 4096, NEAR = 2048;
 
 /* Sums of a block to half of num. Tables have an even centre. */
 template <int PASSES, bool EVEN>
@@ -117,7 +117,10 @@ HGX_FUNCTION void one_token(const Plan &plan, const Terms &terms, const Span &sp
       HGX_UNROLL for (int i = 0; i < GROUPS; ++i) {
         const int group = block * GROUPS + i;
         B w[8];
-        HGX_UNROLL for (int k = 0; k < C::BITS; ++k) prefetch(unit + AHEAD + 64 * (group * C::BITS + k));
+        HGX_UNROLL for (int k = 0; k < C::BITS; ++k) {
+          prefetch(unit + AHEAD + 64 * (group * C::BITS + k));
+          prefetch_near(unit + NEAR + 64 * (group * C::BITS + k));
+        }
         c_eight<C>(table, unit + group * C::HIGH * 64, unit + (4 * C::HIGH + group * C::LOW) * 64, w);
         HGX_UNROLL for (int j = 0; j < 8; ++j) {
           sum1[j % CHAINS] = dot<C::SMALL>(sum1[j % CHAINS], w[j], load_quad(q1 + 32 * group + 4 * j));
@@ -277,6 +280,72 @@ HGX_FUNCTION void tile(const Plan &plan, const Tile &of) {
     if (zeros) zeros += plan.blocks * P * 16;
     q1 += 128;
     if (PASSES == TWO) q2 += 128;
+  }
+}
+
+/* Sums of one block, BLOCK inputs of every token, to n. */
+template <int P, int T, int BLOCK, bool SMALL>
+HGX_INLINE void dot_block(I (&sum)[P][T], const int32_t *starts, int stride, const uint8_t *lines,
+                          const int8_t *const *row, int64_t at) {
+  HGX_UNROLL for (int t = 0; t < T; ++t) {
+    const I start = i_set(starts[t * stride]);
+    HGX_UNROLL for (int p = 0; p < P; ++p) sum[p][t] = start;
+  }
+  for (int group = 0; group < BLOCK; group += 32) {
+    HGX_UNROLL for (int quad = 0; quad < 8; ++quad) {
+      B w[P];
+      HGX_UNROLL for (int p = 0; p < P; ++p) w[p] = b_load(lines + p * 2048 + group * 16 + quad * 64);
+      HGX_UNROLL for (int t = 0; t < T; ++t) {
+        const int32_t value = load_quad(row[t] + at + group + quad * 4);
+        HGX_UNROLL for (int p = 0; p < P; ++p) sum[p][t] = dot<SMALL>(sum[p][t], w[p], value);
+      }
+    }
+    HGX_UNROLL for (int p = 0; p < P; ++p) HGX_UNROLL for (int t = 0; t < T; ++t) i_keep(sum[p][t]);
+  }
+}
+
+/* `tile` for whole units without zero points: ONE_EVEN and TWO. The same bits, fewer steps. */
+template <int P, int T, Passes PASSES, int BLOCK, bool SMALL>
+HGX_FUNCTION void whole_tile(const Plan &, const Tile &of) {
+  constexpr int BLOCKS = 128 / BLOCK;
+  alignas(64) float s1[P * T * 16], first[P * T * 16];
+  alignas(64) int32_t starts[T * BLOCKS], starts2[T * BLOCKS];
+  float halves[T * BLOCKS];
+  const int8_t *row[T], *row2[T];
+  HGX_UNROLL for (int t = 0; t < T; ++t) row[t] = of.q1 + t * of.stride;
+  if (PASSES == TWO) HGX_UNROLL for (int t = 0; t < T; ++t) row2[t] = of.q2 + t * of.stride;
+  for (int u = 0; u < of.units; ++u) {
+    const uint8_t *const lines = of.lines + u * P * 2048;
+    const float *const scales = of.scales + u * BLOCKS * P * 16;
+    HGX_UNROLL for (int t = 0; t < T; ++t) {
+      const int64_t from = t * of.terms_stride + u * BLOCKS;
+      memcpy(starts + t * BLOCKS, of.starts + from, 4 * BLOCKS);
+      if (PASSES == TWO) memcpy(starts2 + t * BLOCKS, of.starts2 + from, 4 * BLOCKS);
+      if (PASSES == TWO) memcpy(halves + t * BLOCKS, of.halves + from, 4 * BLOCKS);
+    }
+    HGX_UNROLL for (int block = 0; block < BLOCKS; ++block) {
+      I sum[P][T];
+      dot_block<P, T, BLOCK, SMALL>(sum, starts + block, BLOCKS, lines + block * BLOCK * 16, row, u * 128 + block * BLOCK);
+      if (PASSES == TWO) {
+        HGX_TILE(f_store(first + (t * P + p) * 16, f_from_i(sum[p][t])));
+        dot_block<P, T, BLOCK, SMALL>(sum, starts2 + block, BLOCKS, lines + block * BLOCK * 16, row2,
+                                      u * 128 + block * BLOCK);
+      }
+      HGX_UNROLL for (int p = 0; p < P; ++p) {
+        const F scale = f_load(scales + (block * P + p) * 16);
+        HGX_UNROLL for (int t = 0; t < T; ++t) {
+          float *const place = s1 + (t * P + p) * 16, *const acc = of.acc + (t * P + p) * 16;
+          F n = f_from_i(sum[p][t]);
+          if (PASSES == TWO) {
+            const F rest = f_add(n, f_set(halves[t * BLOCKS + block]));
+            n = f_fma(f_load(first + (t * P + p) * 16), f_set(254.0f), rest);
+          }
+          n = block == 0 ? f_mul(n, scale) : f_fma(n, scale, f_load(place));
+          if (block + 1 < BLOCKS) f_store(place, n);
+          else f_store(acc, f_fma(n, f_set(of.gains[u + t * of.gains_stride]), f_load(acc)));
+        }
+      }
+    }
   }
 }
 

@@ -214,3 +214,5 @@ HGX_INLINE I i_dot(I acc, B w, int32_t q) {
 
 /* Into the second-level cache: it holds more requests than the first, which a hardware prefetcher fills. */
 HGX_INLINE void prefetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T1); }
+HGX_INLINE void prefetch_near(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T0); }
+HGX_INLINE void prefetch_write(const void *p) { __builtin_prefetch(p, 1); }

@@ -244,3 +244,5 @@ HGX_INLINE I i_dot(I acc, B w, int32_t q) {
 HGX_INLINE I i_dot_small(I acc, B w, int32_t q) { return i_dot(acc, w, q); }
 
 HGX_INLINE void prefetch(const void *p) { __builtin_prefetch(p); }
+HGX_INLINE void prefetch_near(const void *) {}
+HGX_INLINE void prefetch_write(const void *p) { __builtin_prefetch(p, 1); }

@@ -255,3 +255,5 @@ HGX_INLINE I i_dot(I acc, B w, int32_t quad) {
 HGX_INLINE I i_dot_small(I acc, B w, int32_t quad) { return i_dot(acc, w, quad); }
 
 HGX_INLINE void prefetch(const void *p) { __builtin_prefetch(p); }
+HGX_INLINE void prefetch_near(const void *) {}
+HGX_INLINE void prefetch_write(const void *p) { __builtin_prefetch(p, 1); }
