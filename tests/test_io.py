@@ -10,7 +10,6 @@ from higgsx.errors import FormatError, SourceError, StorageError, UsageError
 from higgsx.io import (
     PartialFile,
     open_for_reading,
-    parse_json,
     read_at,
     read_bytes,
     read_into,
@@ -21,6 +20,7 @@ from higgsx.io import (
     write_at,
     write_file_atomic,
 )
+from higgsx.jsontext import parse_json
 
 
 def test_read_and_write_at_any_place(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from higgsx.descriptor import Descriptor
 from higgsx.errors import FormatError
 from higgsx.hgs.manifest import Manifest
 from higgsx.hgs.reader import HgsFile
-from higgsx.io import parse_json
+from higgsx.jsontext import parse_json
 from higgsx.lazy import lazy
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 
 from higgsx.errors import FormatError
-from higgsx.io import parse_json
+from higgsx.jsontext import parse_json
 
 MAX_DEPTH = 16
 LARGEST = 1 << 53

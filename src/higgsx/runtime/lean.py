@@ -11,7 +11,7 @@ import numpy as np
 
 from higgsx.archive import Archive
 from higgsx.errors import FormatError, ModelError, TextError
-from higgsx.io import parse_json
+from higgsx.jsontext import parse_json
 from higgsx.kernels import native
 from higgsx.runtime.engine import Engine
 from higgsx.runtime.prefetch import Prefetch

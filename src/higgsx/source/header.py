@@ -13,6 +13,7 @@ import torch
 from higgsx import io
 from higgsx.codecs.base import DTYPE_BYTES, torch_dtype
 from higgsx.errors import SourceError
+from higgsx.jsontext import parse_json
 
 MAX_HEADER = 100_000_000
 
@@ -60,7 +61,7 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
 
 def _parse(raw: bytes, file: Path) -> object:
     try:
-        return io.parse_json(raw.decode(), where=str(file))
+        return parse_json(raw.decode(), where=str(file))
     except UnicodeDecodeError:
         raise SourceError("not a safetensors header", where=file, got="no UTF-8 text") from None
 
