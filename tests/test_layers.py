@@ -15,11 +15,12 @@ from higgsx.codecs.table import BY_ID, CODECS
 SOURCE = Path(higgsx.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 
-EVERYONE = {"errors", "units", "io", "lazy"}
+EVERYONE = {"errors", "units", "io", "jsontext", "lazy"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "units": set(),
     "io": set(),
+    "jsontext": set(),
     "lazy": set(),
     "codecs": set(),
     "transforms": set(),
@@ -33,23 +34,26 @@ MAY_IMPORT: dict[str, set[str]] = {
     "archive": {"hgs", "codecs", "transforms", "descriptor"},
     "nn": {"archive", "descriptor", "rounding", "codecs", "transforms", "kernels"},
     "runtime": {"archive", "kernels", "descriptor", "codecs", "transforms", "hgs"},
+    "calibration": {"nn", "tasks"},
     "fidelity": {"nn", "tasks"},
     "pipeline": {
-        "almpq", "fidelity", "source", "rounding", "codecs", "transforms", "descriptor", "hgs", "archive",
-        "nn", "tasks",
+        "almpq", "calibration", "fidelity", "source", "rounding", "codecs", "transforms", "descriptor", "hgs",
+        "archive", "nn", "tasks",
     },
     "integrations": {
         "pipeline", "archive", "nn", "fidelity", "source", "tasks", "descriptor", "codecs", "kernels",
         "almpq", "runtime",
     },
     "report": {"archive", "fidelity"},
+    "plots": {"almpq"},
     "unpacking": {"archive", "codecs"},
     "api": {
         "report", "unpacking", "integrations", "pipeline", "archive", "nn", "fidelity", "source", "kernels",
-        "hgs", "descriptor", "almpq", "runtime",
+        "hgs", "descriptor", "almpq", "runtime", "tasks",
     },
     "cli": {
-        "", "api", "integrations", "pipeline", "archive", "nn", "fidelity", "kernels", "codecs", "runtime"
+        "", "api", "integrations", "pipeline", "archive", "nn", "fidelity", "kernels", "codecs", "runtime",
+        "plots",
     },
     "demo": {"", "cli"},
     "": {"api", "integrations", "tasks"},
@@ -60,7 +64,7 @@ ONLY_IN = {
     "accelerate": "integrations",
     "triton": "kernels",
 }
-NO_TORCH = ("hgs", "almpq", "errors", "units", "io", "lazy", "runtime")
+NO_TORCH = ("hgs", "almpq", "errors", "units", "io", "jsontext", "lazy", "runtime")
 MODEL_NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "llama", "qwen",
                "gpt2", "gptj", "lm_head", "embed_tokens", "c_attn", "mistral", "whisper")  # fmt: skip
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}

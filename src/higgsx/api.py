@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from torch import nn
 
     from higgsx.fidelity.report import Damage
+    from higgsx.pipeline.check import Checkable
     from higgsx.pipeline.compress import Result
     from higgsx.pipeline.forecast import Forecast
     from higgsx.pipeline.plan import Progress
     from higgsx.report import Report
+    from higgsx.source.checkpoint import Checkpoint
+    from higgsx.tasks import Task
 else:
     # what a function needs it imports itself: running a file in the lean decoder needs no torch
     torch = lazy("torch")
@@ -31,9 +34,11 @@ def _silent(stage: str, done: int, total: int) -> None:
 
 
 def compress(
-    model: str | Path,
+    model: str | Path | nn.Module,
     out: str | Path | None = None,
     *,
+    task: Task | None = None,
+    batches: Sequence[Any] = (),
     bits: float | str | None = None,
     size: int | str | None = None,
     policy: str = "free",
@@ -41,6 +46,11 @@ def compress(
     allow: Sequence[str] = (),
     method: str = "rtn",
     plan: str | Path | None = None,
+    max_kl: float | str | None = None,
+    gradients: bool = False,
+    calibration: str | Path | None = None,
+    calibration_tokens: int | None = None,
+    table: str | Path | None = None,
     check: bool = True,
     check_text: str | Path | None = None,
     max_damage: float | None = None,
@@ -49,45 +59,87 @@ def compress(
     token: str | None = None,
     progress: Progress = _silent,
 ) -> Result:
-    """Compress a model folder or Hub id to one `.hgs` file.
+    """Compress a model folder or Hub id, or a module of any class, to one `.hgs` file.
 
     out         file to write; None: the model's name in the current folder
+    task        of a module: how it is called, what its outputs are; `batches` of that task are what it is run
+                on. A folder has its own
     bits, size  the budget: average bits of a weight, or bytes of the file (`"800MB"`); neither: 4.25 bits
     policy      "free", or "hybrid": what the model reads and says stays exact
     keep        patterns of tensors that stay exact
     allow       codes that may be used
     plan        a plan file to follow
+    max_kl      instead of a budget: the smallest file whose measured mean KL (nats per token) is at most this
+    gradients   learn which weights matter, from text that the model writes itself
+    calibration learn it from this material: a text, clips, pairs, what the model's task reads
+    calibration_tokens  how much of it; None: 8192
+    table       a file to keep the cost table in; if it is there, it is used and nothing is measured again
     check       measure the damage, on `check_text` or on the package's own openings
     max_damage  mean KL in nats per token above which the result is refused (DamageError)
 
     Every failure is a subclass of `higgsx.errors.HiggsxError` and leaves no file behind.
     """
     from higgsx.almpq.plan import Plan
-    from higgsx.integrations.hf.model import HFModel
     from higgsx.pipeline.compress import Checking
     from higgsx.pipeline.compress import compress as encode
+    from higgsx.pipeline.learn import Learning
     from higgsx.pipeline.options import Options
-    from higgsx.source.hub import open_source
 
-    if plan is not None and (bits is not None or size is not None):
+    if plan is not None and not (bits is size is max_kl is None):
         raise UsageError("a plan brings its own budget", got="plan and bits or size", expected="one of them")
-    options = Options.make(bits, size, policy, tuple(keep), tuple(allow), method)
+    options = Options.make(bits, size, policy, tuple(keep), tuple(allow), method, max_kl)
+    learning = Learning.make(gradients, calibration, calibration_tokens)
     checking = Checking(check, check_text, max_damage)
-    target = Path(out) if out is not None else Path(f"{Path(model).resolve().name}.hgs")
+    target = _target(model, out)
     io.refuse_existing(target, force)
     given = None if plan is None else Plan.from_text(io.read_text(plan, error=UsageError))
-    with closing(open_source(model, revision, token)) as source:
+    source, handle = _opened(model, task, batches, revision, token)
+    with closing(source):
         return encode(
             source,
-            HFModel.of(source),
+            handle,
             target,
             options,
             given=given,
             checking=checking,
+            learning=learning,
+            table_file=None if table is None else Path(table),
             force=force,
-            inputs=[path for path in (plan, check_text) if path is not None],
+            inputs=[path for path in (plan, check_text, calibration, table) if path is not None],
             progress=progress,
         )
+
+
+def _target(model: str | Path | nn.Module, out: str | Path | None) -> Path:
+    if out is not None:
+        return Path(out)
+    if not isinstance(model, (str, Path)):
+        raise UsageError("a module has no name for the file", expected="out: the file to write")
+    return Path(f"{Path(model).resolve().name}.hgs")
+
+
+def _opened(
+    model: str | Path | nn.Module,
+    task: Task | None,
+    batches: Sequence[Any],
+    revision: str | None,
+    token: str | None,
+) -> tuple[Checkpoint, Checkable]:
+    """What is read, and how its model is built and called."""
+    if isinstance(model, (str, Path)):
+        from higgsx.integrations.hf.model import HFModel
+        from higgsx.source.hub import open_source
+
+        if task is not None or batches:
+            raise UsageError("a folder has a task of its own", got="task or batches", expected="neither")
+        source = open_source(model, revision, token)
+        return source, HFModel.of(source)
+    from higgsx.pipeline.module import ModuleHandle
+    from higgsx.source.module import ModuleSource
+
+    if task is None:
+        raise UsageError("a module needs a task", got="none", expected="task and batches, see higgsx.Task")
+    return ModuleSource.of(model), ModuleHandle(model, task, batches)
 
 
 def plan(
@@ -99,6 +151,11 @@ def plan(
     keep: Sequence[str] = (),
     allow: Sequence[str] = (),
     method: str = "rtn",
+    max_kl: float | str | None = None,
+    gradients: bool = False,
+    calibration: str | Path | None = None,
+    calibration_tokens: int | None = None,
+    table: str | Path | None = None,
     sample: bool = False,
     plan_file: str | Path | None = None,
     force: bool = False,
@@ -109,18 +166,22 @@ def plan(
     """What `compress` would do: choices, bytes, predicted loss, RAM and time, from configuration and headers.
 
     sample     measure errors on samples of the weights, as `compress` does; then the plan is the same
+    gradients, calibration, calibration_tokens, table  as in `compress`, and then the plan is the same too
     plan_file  write the plan there
     """
     from higgsx.integrations.hf.model import HFModel
     from higgsx.pipeline.forecast import forecast
+    from higgsx.pipeline.learn import Learning
     from higgsx.pipeline.options import Options
     from higgsx.source.hub import open_source
 
-    options = Options.make(bits, size, policy, tuple(keep), tuple(allow), method)
+    options = Options.make(bits, size, policy, tuple(keep), tuple(allow), method, max_kl)
+    learning = Learning.make(gradients, calibration, calibration_tokens)
+    kept = None if table is None else Path(table)
     if plan_file is not None:
         io.refuse_existing(plan_file, force)
     with closing(open_source(model, revision, token)) as source:
-        found = forecast(source, HFModel.of(source), options, sample, progress)
+        found = forecast(source, HFModel.of(source), options, sample, progress, learning, kept)
     if plan_file is not None:
         io.write_file_atomic(plan_file, found.plan.to_text().encode())
     return found
@@ -173,15 +234,9 @@ def load(
         return lean, lean.tokenizer
     if into is not None:
         from higgsx.nn.densify import densify
-        from higgsx.nn.swap import fill
+        from higgsx.nn.stored import fill_from
 
-        names = {name: name for name in archive.tensors}
-        for tied in archive.ties:
-            names |= dict.fromkeys(tied, next(name for name in tied if name in archive.tensors))
-        held = {name: archive.arrays(name) for name in archive.tensors}
-        arrays = {name: held[stored] for name, stored in names.items()}
-        descriptors = {name: archive.tensors[stored].descriptor for name, stored in names.items()}
-        fill(into, descriptors, arrays, dtype)
+        fill_from(archive, into, dtype)
         if packed is False:
             densify(into)
         return into

@@ -6,7 +6,7 @@
      ├─ SourceError                      a checkpoint that is absent, incomplete or of a refused kind
      ├─ DataError                        weights that cannot be encoded (NaN, Inf)
      ├─ ModelError                       a model that cannot be built, or does not fit its weights
-     ├─ TextError                        a text or tokenizer that cannot be used for measuring
+     ├─ TextError                        a text, sound or other material, or a tokenizer, that cannot be used
      ├─ FormatError                      a file that is no valid .hgs (`code` says which rule)
      │   └─ IntegrityError               right structure, damaged content
      ├─ StorageError                     the disk: no space, exists already, not writable

@@ -118,7 +118,7 @@ def test_pool_and_precision_that_do_not_exist() -> None:
     )
     assert python(product, HIGGSX_POOL="own") == python(product) == "torch.Size([1, 37])"
     assert "HIGGSX_POOL: no such pool, got ours, expected torch, own" in python(product, HIGGSX_POOL="ours")
-    message = "HIGGSX_PRECISION: no such precision, got int4, expected int8, float"
+    message = "HIGGSX_PRECISION: no such precision, got int4, expected int8, fast, float"
     assert message in python(product, HIGGSX_PRECISION="int4")
     with pytest.raises(UsageError, match="no such precision"), precision.precision("double"):
         pass

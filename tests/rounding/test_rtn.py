@@ -1,4 +1,4 @@
-"""The scale search: near the best there is, bit-equal however the work is cut, never infinite."""
+"""Every rounding: near the best there is, bit-equal however the work is cut, never infinite."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from higgsx.codecs.uniform import Uniform
 from higgsx.errors import DataError, UsageError
 from higgsx.rounding import columns
 from higgsx.rounding import rtn as rtn_module
-from higgsx.rounding.base import exponent_for
+from higgsx.rounding.base import Choose, exponent_for
+from higgsx.rounding.hqq import hqq
 from higgsx.rounding.rtn import rtn
 from higgsx.rounding.slab import encode_slab, inputs_first
 from higgsx.rounding.table import ROUNDINGS, rounding_of
@@ -35,6 +36,9 @@ KNOWN_BLOCK = [[215, 227, 217], [229, 215, 213]]
 KNOWN_ROW = [20625, 13750, 25672]
 KNOWN_CODES = [2, 14, 8, 1, 14, 7, 1, 13, 6, 1, 12, 5, 0, 12, 4, 0, 11, 4, 15, 10, 3, 15, 9, 2]
 codecs = pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.label)
+roundings = pytest.mark.parametrize(
+    "rounding", [one.round for one in ROUNDINGS], ids=lambda one: one.__name__
+)
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -56,13 +60,14 @@ def parts(codes: torch.Tensor, scales: Scales) -> list[torch.Tensor]:
     return [part for part in found if part is not None]
 
 
+@roundings
 @pytest.mark.parametrize("codec", [c for c in CODECS if c.zero == "none"], ids=lambda codec: codec.label)
-def test_no_scale_that_can_be_stored_is_much_better(codec: PanelCodec) -> None:
+def test_no_scale_that_can_be_stored_is_much_better(rounding: Choose, codec: PanelCodec) -> None:
     """Brute force over what one block of one row could store, decoded by the codec itself."""
     width = codec.block or 256
     x = normal(width, 24, seed=7)
     codec = settled(codec, x)
-    codes, scales = rtn(codec, x)
+    codes, scales = rounding(codec, x)
     ours = (decoded(codec, codes, scales) - x).square().sum(0)
     best = torch.full_like(ours, float("inf"))
     levels = codec.levels()
@@ -79,11 +84,12 @@ def test_no_scale_that_can_be_stored_is_much_better(codec: PanelCodec) -> None:
     assert (ours <= 1.35 * best).all()
 
 
+@roundings
 @codecs
-def test_codes_are_the_nearest_for_the_scales(codec: PanelCodec) -> None:
+def test_codes_are_the_nearest_for_the_scales(rounding: Choose, codec: PanelCodec) -> None:
     x = normal(160, 20, seed=1) * 0.02
     codec = settled(codec, x)
-    codes, scales = rtn(codec, x)
+    codes, scales = rounding(codec, x)
     error = (decoded(codec, codes, scales) - x).abs()
     top = len(codec.levels()) - 1
     for step in (-1, 1):
@@ -92,31 +98,33 @@ def test_codes_are_the_nearest_for_the_scales(codec: PanelCodec) -> None:
         assert (error <= other * 1.001 + 1e-7).all()
 
 
+@roundings
 @codecs
-def test_rows_are_rounded_alone(codec: PanelCodec) -> None:
+def test_rows_are_rounded_alone(rounding: Choose, codec: PanelCodec) -> None:
     x = normal(300, 70, seed=2)
     codec = settled(codec, x)
-    whole = parts(*rtn(codec, x))
+    whole = parts(*rounding(codec, x))
     for begin, end in ((0, 16), (16, 33), (69, 70)):
-        alone = parts(*rtn(codec, x[:, begin:end].contiguous()))
+        alone = parts(*rounding(codec, x[:, begin:end].contiguous()))
         for a, b in zip(whole, alone, strict=True):
             assert torch.equal(a[..., begin:end], b)
 
 
+@roundings
 @codecs
 def test_pieces_and_threads_do_not_change_anything(
-    codec: PanelCodec, monkeypatch: pytest.MonkeyPatch
+    rounding: Choose, codec: PanelCodec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x = normal(500, 90, seed=3)
     codec = settled(codec, x)
-    first = parts(*rtn(codec, x))
+    first = parts(*rounding(codec, x))
     before = torch.get_num_threads()
     try:
         for threads, piece, rows in ((2, 1 << 12, 16), (3, 1 << 14, 40)):
             torch.set_num_threads(threads)
             monkeypatch.setattr(rtn_module, "PIECE", piece)
             monkeypatch.setattr(rtn_module, "_ROWS", rows)
-            for a, b in zip(first, parts(*rtn(codec, x)), strict=True):
+            for a, b in zip(first, parts(*rounding(codec, x)), strict=True):
                 assert torch.equal(a, b)
     finally:
         torch.set_num_threads(before)
@@ -134,52 +142,57 @@ def test_known_bytes() -> None:
     assert codes[:24, 1].tolist() == KNOWN_CODES
 
 
-def test_scaling_by_a_power_of_two_changes_the_exponent_alone() -> None:
+@roundings
+def test_scaling_by_a_power_of_two_changes_the_exponent_alone(rounding: Choose) -> None:
     x = normal(256, 40, seed=4)
     for codec in CODECS:
         if codec.zero == "min":
             continue
         one, other = settled(codec, x), settled(codec, x * 2.0**-9)
         assert other.exponent == one.exponent - 9
-        for a, b in zip(parts(*rtn(one, x)), parts(*rtn(other, x * 2.0**-9)), strict=True):
+        for a, b in zip(parts(*rounding(one, x)), parts(*rounding(other, x * 2.0**-9)), strict=True):
             assert torch.equal(a, b)
 
 
-def test_a_block_far_smaller_than_its_row_becomes_zero_rather_than_noise() -> None:
+@roundings
+def test_a_block_far_smaller_than_its_row_becomes_zero_rather_than_noise(rounding: Choose) -> None:
     x = normal(128, 4, seed=5)
     x[64:] *= 1e-6
     codec = settled(Codebook.plain("gauss16", 64), x)
-    codes, scales = rtn(codec, x)
+    codes, scales = rounding(codec, x)
     assert scales.block is not None and not scales.block[1].any() and scales.block[0].all()
     assert not decoded(codec, codes, scales)[64:].any()
 
 
-def test_constant_blocks() -> None:
+@roundings
+def test_constant_blocks(rounding: Choose) -> None:
     x = torch.full((64, 3), 0.3)
     x[:, 1] = -2.0
     for codec in CODECS:
         codec = settled(codec, x)
-        back = decoded(codec, *rtn(codec, x))
+        back = decoded(codec, *rounding(codec, x))
         assert ((back - x).abs() <= 0.025 * x.abs()).all(), codec.label
 
 
+@roundings
 @pytest.mark.parametrize("outlier", [1e3, 1e6])
-def test_outliers(outlier: float) -> None:
+def test_outliers(rounding: Choose, outlier: float) -> None:
     """A single huge weight: the search ends at a scale that is better than giving up the row."""
     x = normal(512, 16, seed=6)
     x[100, 3] = outlier
     for codec in CODECS:
         codec = settled(codec, x)
-        codes, scales = rtn(codec, x)
+        codes, scales = rounding(codec, x)
         error = (decoded(codec, codes, scales) - x).square().sum(0)
         assert (error < x.square().sum(0)).all(), codec.label
 
 
-def test_row_scales_of_very_different_rows() -> None:
+@roundings
+def test_row_scales_of_very_different_rows(rounding: Choose) -> None:
     x = normal(256, 24, seed=8) * torch.logspace(0, -6, 24)
     for codec in (Codebook.plain("gauss16", 64), Uniform.symmetric(4, 0)):
         codec = settled(codec, x)
-        back = decoded(codec, *rtn(codec, x))
+        back = decoded(codec, *rounding(codec, x))
         relative = (back - x).square().sum(0) / x.square().sum(0)
         assert relative.max() < 0.02
 
@@ -251,7 +264,8 @@ def test_turning_a_slab(dtype: torch.dtype) -> None:
 
 
 def test_table() -> None:
-    assert [rounding.name for rounding in ROUNDINGS] == ["rtn"] and ROUNDINGS[0].portable
-    assert rounding_of("rtn").round is rtn
+    assert [rounding.name for rounding in ROUNDINGS] == ["rtn", "hqq"]
+    assert all(rounding.portable for rounding in ROUNDINGS)
+    assert rounding_of("rtn").round is rtn and rounding_of("hqq").round is hqq
     with pytest.raises(UsageError, match="rtn"):
         rounding_of("magic")

@@ -137,7 +137,7 @@ def test_templates_are_found() -> None:
 def test_broken_files(name: str, content: bytes) -> None:
     files = {"tokenizer.json": json.dumps(TOKENS).encode(), name: content}
     with pytest.raises((TextError, FormatError), match=name):
-        Tokenizer(files)
+        Tokenizer(files).encode("a")  # tokenizer.json is read at the first use
 
 
 def test_a_template_as_transformers_renders_it() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+from collections import Counter
 from fractions import Fraction
 
 from higgsx.almpq.budget import Budget
@@ -19,12 +21,14 @@ def explain(table: CostTable, plan: Plan, count: int = 10) -> str:
     For each: the next cheaper and the next dearer candidate, the loss that the exchange costs or wins, and
     its rate against the plan's own: what one more MB would win where it wins most (the multiplier of the
     linear relaxation at the plan's bytes). A dearer candidate above that rate would have paid; in an optimal
-    plan there is none, but for what a whole exchange overshoots the budget.
+    plan there is none, but for what a whole exchange overshoots the budget. And how sensitive it is: what one
+    code costs there for each weight, against the median of all groups.
     """
     budget = plan.budget or Budget.of_size(1)
     spent = sum(budget.cost(choice.counted, choice.nbytes, choice.stored) for choice in plan.choices)
     rate = marginal_rate(table, budget, spent)
     groups = {group.name: group for group in table.groups}
+    sensitive = sensitivities(table)
     lines = [
         f"predicted loss {plan.loss:.4g} {plan.unit} at {float(plan.bits):.4f} bits, "
         f"{format_bytes(plan.stored)} of arrays; one more MB would win {float(rate * _PER):.3g}"
@@ -32,6 +36,8 @@ def explain(table: CostTable, plan: Plan, count: int = 10) -> str:
     worst = sorted(plan.choices, key=lambda choice: (-choice.loss, choice.name))
     for choice in worst[:count]:
         lines.append(_headline(choice, plan.loss))
+        if choice.name in sensitive:
+            lines.append(f"  {_sensitivity(*sensitive[choice.name])}")
         if choice.name in groups:
             lines.extend(_alternatives(choice, groups[choice.name], budget, rate))
     return "\n".join(lines)
@@ -44,6 +50,34 @@ def _headline(choice: Choice, whole: float) -> str:
         f"{choice.name}: {choice.label}, {float(choice.bits):.3f} bits, {format_bytes(choice.nbytes)}, "
         f"loss {choice.loss:.3g} ({share:.1f} %){reason}"
     )
+
+
+def sensitivities(table: CostTable) -> dict[str, tuple[float, str]]:
+    """Group → how much more one code costs there for each weight than in the median group, and the code: of
+    the lossy ones the one that most groups offer, the first by name. Empty where nothing is lossy."""
+    offered = Counter(
+        one.label for group in table.groups for one in group.candidates if not one.exact and one.loss > 0
+    )
+    if not offered:
+        return {}
+    label = min(offered, key=lambda one: (-offered[one], one))
+    found = {}
+    for group in table.groups:
+        candidate = group.find(label)
+        if candidate is not None and candidate.loss > 0:
+            found[group.name] = candidate.loss / group.weights
+    middle = statistics.median(found.values())
+    return {name: (value / middle, label) for name, value in found.items()}
+
+
+def _sensitivity(times: float, label: str) -> str:
+    if times >= 2:
+        word = "sensitive"
+    elif times <= 0.5:
+        word = "not sensitive, but large"
+    else:
+        word = "of ordinary sensitivity"
+    return f"{word}: a weight in {label} costs {times:.2g} times what it costs in the median tensor"
 
 
 def _alternatives(choice: Choice, group: Group, budget: Budget, rate: Fraction) -> list[str]:

@@ -50,6 +50,9 @@ def add_budget(parser: argparse.ArgumentParser) -> None:
         "--bits", help="average bits of a weight, all bytes of the matrices counted (default 4.25)"
     )
     budget.add_argument("--size", help="size of the finished file: 800MB, 1.5GiB")
+    budget.add_argument(
+        "--max-kl", metavar="KL", help="the smallest file that loses at most this (nats per token), measured"
+    )
     parser.add_argument(
         "--policy", choices=POLICIES, default="free", help="hybrid: inputs and outputs stay exact"
     )
@@ -60,6 +63,18 @@ def add_budget(parser: argparse.ArgumentParser) -> None:
         "--allow", default="", metavar="CODE,…", help=f"use only these codes: {', '.join(ALLOW)}"
     )
     parser.add_argument("--method", default="rtn", help="how codes are chosen (default rtn)")
+    parser.add_argument(
+        "--gradients", action="store_true", help="learn from the model's own text which weights matter"
+    )
+    parser.add_argument(
+        "--calibration", metavar="FILE", help="learn from this material instead (text, clips, pairs …)"
+    )
+    parser.add_argument(
+        "--calibration-tokens", type=count, metavar="N", help="learn from so many tokens (default 8192)"
+    )
+    parser.add_argument(
+        "--table", metavar="FILE", help="keep the cost table here, or use the one that is there"
+    )
 
 
 def budget_of(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -70,6 +85,11 @@ def budget_of(arguments: argparse.Namespace) -> dict[str, Any]:
         "keep": tuple(arguments.keep),
         "allow": tuple(word.strip() for word in arguments.allow.split(",") if word.strip()),
         "method": arguments.method,
+        "max_kl": arguments.max_kl,
+        "gradients": arguments.gradients,
+        "calibration": arguments.calibration,
+        "calibration_tokens": arguments.calibration_tokens,
+        "table": arguments.table,
     }
 
 

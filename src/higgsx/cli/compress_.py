@@ -47,6 +47,9 @@ def main(arguments: argparse.Namespace) -> None:
     size = f"{format_bytes(result.nbytes)}, {result.source_bytes / result.nbytes:.2f} times smaller"
     print(f"{result.path}: {size}, {result.bits:.3f} bits a weight")
     print(f"content {result.content_digest}")
-    print(f"predicted loss {result.plan.loss:.3g} {result.plan.unit}: a guess without data")
+    how = "learned from data" if result.learned else "a guess without data"
+    print(f"predicted loss {result.plan.loss:.3g} {result.plan.unit}: {how}")
+    if result.advice:
+        print(result.advice)
     print()
     print("\n".join(render(result.damage)))

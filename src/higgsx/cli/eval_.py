@@ -1,4 +1,4 @@
-"""Measure what a file lost against its original, on your own text."""
+"""Measure what a file lost against its original, on your own text, clips, pairs or pictures."""
 
 from __future__ import annotations
 
@@ -21,10 +21,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--against", required=True, metavar="MODEL", help="the original: a folder or a Hub id"
     )
     parser.add_argument(
-        "--text", action="append", default=[], metavar="[NAME=]FILE", help="UTF-8 text; may be repeated"
-    )
+        "files", nargs="*", metavar="[NAME=]FILE",
+        help="right after FILE, what the model works on: UTF-8 text; wav files, a folder or a list of them; "
+        "pairs (source, tab, target); a folder of pictures",
+    )  # fmt: skip
+    parser.add_argument("--text", action="append", default=[], metavar="[NAME=]FILE", help="the same")
     parser.add_argument("--window", type=count, help="tokens of a window (default 512, if the model can)")
-    parser.add_argument("--windows", type=count, help="at most so many windows of each text")
+    parser.add_argument("--windows", type=count, help="at most so many windows (clips, batches) of each file")
     parser.add_argument(
         "--dtype", choices=DTYPES, default="fp32", help="arithmetic of both models (default fp32)"
     )
@@ -41,7 +44,7 @@ def main(arguments: argparse.Namespace) -> None:
         damage = higgsx.evaluate(
             arguments.file,
             arguments.against,
-            _named(arguments.text),
+            _named([*arguments.files, *arguments.text]),
             window=arguments.window,
             windows=arguments.windows,
             dtype=DTYPES[arguments.dtype],
@@ -56,12 +59,12 @@ def main(arguments: argparse.Namespace) -> None:
         print("\n".join(render(damage)))
 
 
-def _named(texts: list[str]) -> dict[str, Path] | None:
+def _named(files: list[str]) -> dict[str, Path] | None:
     named: dict[str, Path] = {}
-    for text in texts:
-        name, mark, path = text.partition("=")
-        name, path = (name, path) if mark else (Path(text).stem, text)
+    for file in files:
+        name, mark, path = file.partition("=")
+        name, path = (name, path) if mark else (Path(file).stem, file)
         if name in named:
-            raise UsageError("two texts have one name", got=name, remedy="write --text NAME=FILE")
+            raise UsageError("two files have one name", got=name, remedy="write NAME=FILE")
         named[name] = Path(path)
     return named or None

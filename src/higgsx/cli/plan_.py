@@ -6,6 +6,7 @@ import argparse
 
 import higgsx
 from higgsx.cli.common import Bar, add_budget, add_json, add_source, budget_of, print_json, table
+from higgsx.plots import of_plan, require_drawable, save
 from higgsx.units import format_bytes
 
 
@@ -18,11 +19,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plan-file", metavar="FILE", help="write the plan to this file, to edit and give to compress"
     )
-    parser.add_argument("--force", action="store_true", help="overwrite an existing plan file")
+    parser.add_argument(
+        "--plot", metavar="FILE", help="draw loss against size and the bits of every layer: .svg or .png"
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite an existing plan file or picture")
     add_json(parser)
 
 
 def main(arguments: argparse.Namespace) -> None:
+    if arguments.plot:
+        require_drawable(arguments.plot)
     with Bar(arguments.json) as bar:
         forecast = higgsx.plan(
             arguments.model,
@@ -34,6 +40,8 @@ def main(arguments: argparse.Namespace) -> None:
             token=arguments.token,
             progress=bar,
         )
+    if arguments.plot:
+        save(of_plan(forecast.table, forecast.plan), arguments.plot, arguments.force)
     if arguments.json:
         print_json(forecast.to_json())
         return

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from higgsx.runtime.settings import Generated, Settings
 
 _LEAN_ONLY = ("context", "cache")
+_WRITES = ("language", "pairs", "outputs")
+"""Kinds of tasks whose model writes text from a prompt; of the last nobody knows, it may."""
 _SETTINGS = (
     "max_tokens", "temperature", "top_p", "top_k", "seed", "min_p", "repetition_penalty", "stop", "logprobs"
 )  # fmt: skip
@@ -40,7 +42,7 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     add("--transformers", action="store_true", help="run through transformers, not in the lean decoder")
     add("--context", type=count, help="tokens of a text at most (default: the model's, at most 4096)")
     add("--cache", choices=("f16", "bf16", "f32"), help="numbers that keys and values are kept in")
-    add("--precision", choices=("int8", "float"), help="of activations (default int8)")
+    add("--precision", choices=("int8", "fast", "float"), help="of activations (default int8)")
     add("--threads", type=count, help="default: the cores of this machine")
     add(
         "--packed",
@@ -64,6 +66,7 @@ class Speaker:
     why      that one
     facts    of the engine: memory, tier, threads
     seconds  that loading took
+    continues  whether an answer goes on with the prompt, or is another text
     """
 
     engine: str
@@ -72,6 +75,7 @@ class Speaker:
     seconds: float
     generate: Callable[..., Generated]
     chat: Callable[[str | None], Any]
+    continues: bool = True
 
     def to_json(self) -> dict[str, Any]:
         return {"engine": self.engine, "why": self.why, "load_s": self.seconds, **self.facts}
@@ -137,13 +141,21 @@ def _through_transformers(arguments: argparse.Namespace, begin: float, why: str)
 
     import higgsx
     from higgsx.integrations.hf.generate import Chat, generate
-    from higgsx.kernels import precision
+    from higgsx.integrations.hf.tasks import task_of
 
-    if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
-    if arguments.precision is not None:
-        os.environ[precision.VARIABLE] = arguments.precision
+    set_engine(arguments)
     model, tokenizer = higgsx.load(arguments.file, packed=arguments.packed)
+    kind = task_of(type(model), model.config, None).kind
+    if kind not in _WRITES:
+        remedy = (
+            "give it a sound: --audio WAV" if kind == "speech" else "load it in Python: higgsx.load(FILE)"
+        )
+        raise UsageError(
+            "this model does not work on a prompt",
+            where=arguments.file,
+            got=type(model).__name__,
+            remedy=remedy,
+        )
     return Speaker(
         "transformers",
         why,
@@ -151,7 +163,20 @@ def _through_transformers(arguments: argparse.Namespace, begin: float, why: str)
         time.perf_counter() - begin,
         lambda *args, **kwargs: generate(model, tokenizer, *args, **kwargs),
         lambda system: Chat(model, tokenizer, system),
+        kind != "pairs",
     )
+
+
+def set_engine(arguments: argparse.Namespace) -> None:
+    """Threads and precision of what runs through transformers."""
+    import torch
+
+    from higgsx.kernels import precision
+
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    if arguments.precision is not None:
+        os.environ[precision.VARIABLE] = arguments.precision
 
 
 def since_start() -> float | None:

@@ -29,9 +29,12 @@ class Estimate:
     error: float | None
 
 
+NOTHING = Estimate(None, None)
+
+
 @dataclass(frozen=True)
 class Spread:
-    """KL(original ‖ compressed) in nats per token."""
+    """A loss at each position: KL(original ‖ compressed) in nats per token, or relative squared error."""
 
     mean: Estimate
     median: float | None
@@ -53,8 +56,26 @@ class Bucket:
 
 
 @dataclass(frozen=True)
+class Vectors:
+    """error   squared distance over squared length of the original's vector, at each position
+    cosine  mean at positions; least: the lowest of them
+    texts   how many whole texts were compared by one vector each, with the mean and lowest of their cosines
+    """
+
+    error: Spread
+    cosine: Estimate
+    least: float | None
+    texts: int
+    pooled: Estimate
+    pooled_least: float | None
+
+
+@dataclass(frozen=True)
 class Figures:
-    """What was measured on `tokens` predicted tokens. Broken ones (NaN, Inf) are counted and left out."""
+    """What was measured on `tokens` predicted tokens. Broken ones (NaN, Inf) are counted and left out.
+
+    vectors  of models that give hidden states: then everything about probabilities is None
+    """
 
     tokens: int
     windows: int
@@ -66,6 +87,16 @@ class Figures:
     compressed: Estimate
     log_ratio: Estimate
     buckets: tuple[Bucket, ...]
+    vectors: Vectors | None = None
+
+    @property
+    def loss(self) -> Estimate:
+        """What was lost, in `unit`."""
+        return self.kl.mean if self.vectors is None else self.vectors.error.mean
+
+    @property
+    def unit(self) -> str:
+        return "nats per token" if self.vectors is None else "relative squared error"
 
 
 @dataclass(frozen=True)
@@ -132,7 +163,7 @@ def figures(tokens: Tokens, windows: int) -> Figures:
         windows=windows,
         broken_original=int((~whole).sum()),
         broken_compressed=int((whole & ~fine).sum()),
-        kl=_spread(kept),
+        kl=spread(kept.kl, kept.window),
         top1=estimate(kept.agrees, kept.window),
         original=_perplexity(estimate(kept.loss_original, kept.window)),
         compressed=_perplexity(estimate(kept.loss_compressed, kept.window)),
@@ -141,11 +172,12 @@ def figures(tokens: Tokens, windows: int) -> Figures:
     )
 
 
-def _spread(tokens: Tokens) -> Spread:
-    mean = estimate(tokens.kl, tokens.window)
-    if len(tokens) == 0:
+def spread(values: NDArray[Any], window: NDArray[np.int64]) -> Spread:
+    """Mean and quantiles; `window` says which values belong together."""
+    mean = estimate(values, window)
+    if len(values) == 0:
         return Spread(mean, None, None, None, None, None)
-    points = np.quantile(tokens.kl.astype(np.float64), (0.5, 0.9, 0.99, 0.999, 1.0))
+    points = np.quantile(values.astype(np.float64), (0.5, 0.9, 0.99, 0.999, 1.0))
     median, p90, p99, p999, largest = (float(point) for point in points)
     return Spread(mean, median, p90, p99, p999, largest)
 

@@ -14,8 +14,9 @@ SMALL = 1e-3
 def gate(damage: Damage | NotMeasured, predicted: float | None, limit: float | None = None) -> str | None:
     """None if the result may be kept, else the reason in one line.
 
-    `predicted` is the plan's KL in nats per token (None: no prediction), `limit` the user's own for the
-    measured mean KL. Two standard errors of doubt count for the result.
+    `predicted` is the plan's KL in nats per token (None: no prediction), `limit` the user's own for what was
+    measured: the mean KL, or of hidden states the mean relative squared error. Two standard errors of doubt
+    count for the result.
     """
     if isinstance(damage, NotMeasured):
         return None
@@ -27,11 +28,14 @@ def gate(damage: Damage | NotMeasured, predicted: float | None, limit: float | N
         return (
             f"the compressed model gives NaN or Inf at {figures.broken_compressed:,} of {everything:,} tokens"
         )
-    if figures.kl.mean.value is None:
+    loss = figures.loss
+    if loss.value is None:
         return None
-    surely = figures.kl.mean.value - 2 * (figures.kl.mean.error or 0.0)
-    measured = f"KL {number(figures.kl.mean.value)} nats per token"
-    if predicted is not None and surely > FAR * max(predicted, SMALL):
+    surely = loss.value - 2 * (loss.error or 0.0)
+    name = "KL " if figures.vectors is None else ""
+    measured = f"{name}{number(loss.value)} {figures.unit}"
+    # what turns a guess without data into nats was fitted on language models alone
+    if predicted is not None and damage.kind == "language" and surely > FAR * max(predicted, SMALL):
         return f"{measured} is far beyond the predicted {number(predicted)}: the result is broken"
     if limit is not None and surely > limit:
         return f"{measured} is above the allowed {number(limit)}"

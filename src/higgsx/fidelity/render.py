@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from higgsx.fidelity.figures import Bucket, Estimate, Figures
+from higgsx.fidelity.figures import Bucket, Estimate, Figures, Vectors
+from higgsx.fidelity.quality import Quality
 from higgsx.fidelity.report import Damage, NotMeasured
 
 NOTHING = "-"
@@ -57,6 +58,34 @@ _ROWS: tuple[tuple[str, Callable[[Figures], str]], ...] = (
 )
 
 
+def cosine(value: Estimate | float | None) -> str:
+    """Six decimals, so that 0.99996 does not become 1."""
+    if value is None or isinstance(value, float):
+        return NOTHING if value is None else f"{value:.6f}"
+    error = "" if value.error is None else f" ± {number(value.error, 2)}"
+    return NOTHING if value.value is None else f"{value.value:.6f}{error}"
+
+
+def _vectors(show: Callable[[Vectors], str]) -> Callable[[Figures], str]:
+    return lambda part: NOTHING if part.vectors is None else show(part.vectors)
+
+
+_HEAD = ["", "original", "compressed", "difference", "items"]
+
+_VECTOR_ROWS: tuple[tuple[str, Callable[[Figures], str]], ...] = (
+    ("positions", lambda part: f"{part.tokens:,}"),
+    ("relative error mean", _vectors(lambda part: with_error(part.error.mean))),
+    ("relative error median", _vectors(lambda part: number(part.error.median))),
+    ("relative error 99 %", _vectors(lambda part: number(part.error.p99))),
+    ("relative error max", _vectors(lambda part: number(part.error.largest))),
+    ("cosine mean", _vectors(lambda part: cosine(part.cosine))),
+    ("cosine min", _vectors(lambda part: cosine(part.least))),
+    ("texts", _vectors(lambda part: f"{part.texts:,}")),
+    ("cosine of texts mean", _vectors(lambda part: cosine(part.pooled))),
+    ("cosine of texts min", _vectors(lambda part: cosine(part.pooled_least))),
+)
+
+
 def _line(text: str) -> str:
     """A record may come from anyone: no control characters reach a terminal."""
     return text if text.isprintable() else ascii(text)
@@ -66,8 +95,9 @@ def render(damage: Damage | NotMeasured) -> list[str]:
     """Lines without line ends. KL is KL(original ‖ compressed) in nats per token, ± one standard error."""
     if isinstance(damage, NotMeasured):
         return [f"damage: not measured ({_line(damage.reason)})"]
+    pieces, units = ("windows", "tokens") if damage.kind == "language" else ("batches", "positions")
     lines = [
-        f"damage, measured on {damage.total.windows:,} windows of up to {damage.longest:,} tokens: "
+        f"damage, measured on {damage.total.windows:,} {pieces} of up to {damage.longest:,} {units}: "
         f"{_line(damage.text)}",
         f"  original: {_line(damage.arithmetic.original)}",
         f"  compressed: {_line(damage.arithmetic.compressed)}",
@@ -77,13 +107,26 @@ def render(damage: Damage | NotMeasured) -> list[str]:
         lines.append(f"  noise floor: {_line(damage.arithmetic.floor or 'mode not said')}")
         columns["noise floor"] = damage.floor
     for who, broken in _broken(damage.total):
-        lines.append(f"  BROKEN: the {who} gives NaN or Inf at {broken:,} tokens, left out below")
+        lines.append(f"  BROKEN: the {who} gives NaN or Inf at {broken:,} {units}, left out below")
     table = [["", *columns]]
-    table += [[name, *(show(part) for part in columns.values())] for name, show in _ROWS]
-    lines += ["", *_aligned(table), "", "by the original's highest probability"]
+    vectors = damage.total.vectors is not None
+    rows = _VECTOR_ROWS if vectors else _ROWS
+    table += [[name, *(show(part) for part in columns.values())] for name, show in rows]
+    lines += ["", *_aligned(table)]
+    if damage.quality:
+        lines += ["", *_aligned([_HEAD, *map(_rated, damage.quality)])]
+        lines += [f"  compared with {_line(damage.quality[0].against)}"]
+    if vectors:
+        return [*lines, "", "relative squared error of hidden states; ± one standard error"]
+    lines += ["", "by the original's highest probability"]
     lines += _aligned([["", "tokens", "KL mean", "top-1 agreement"], *map(_bucket, damage.total.buckets)])
     lines += ["", "KL(original ‖ compressed) in nats per token; ± one standard error"]
     return lines
+
+
+def _rated(one: Quality) -> list[str]:
+    rates = (one.original, one.compressed, one.difference)
+    return [_line(one.name), *map(percent, rates), f"{one.items:,}"]
 
 
 def _broken(part: Figures) -> list[tuple[str, int]]:

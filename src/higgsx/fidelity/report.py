@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from higgsx.errors import FormatError
-from higgsx.fidelity.figures import Bucket, Estimate, Figures, Spread
+from higgsx.fidelity.figures import Bucket, Estimate, Figures, Spread, Vectors
+from higgsx.fidelity.quality import Quality
 
 _DIGITS = 6  # significant ones, in JSON
 
@@ -24,7 +25,11 @@ class Arithmetic:
 
 @dataclass(frozen=True)
 class Damage:
-    """Figures over all text, per domain (empty if there is one), and the noise floor if it was measured."""
+    """Figures over all text, per domain (empty if there is one), and the noise floor if it was measured.
+
+    kind     of the task
+    quality  how well both models did the work, where they were let do it
+    """
 
     total: Figures
     arithmetic: Arithmetic
@@ -32,15 +37,22 @@ class Damage:
     longest: int
     domains: Mapping[str, Figures] = field(default_factory=dict)
     floor: Figures | None = None
+    kind: str = "language"
+    quality: tuple[Quality, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values. Has at least `kl.mean`, `kl.p99`, `top1_agreement`, `perplexity.original`,
-        `perplexity.compressed`. A figure that does not exist is null; numbers have six significant digits."""
+        `perplexity.compressed`; of other tasks also `kind`, and where they apply `vectors` and `quality`. A
+        figure that does not exist is null; numbers have six significant digits."""
         modes = {"original": self.arithmetic.original, "compressed": self.arithmetic.compressed}
         if self.arithmetic.floor is not None:
             modes["noise_floor"] = self.arithmetic.floor
+        more: dict[str, Any] = {} if self.kind == "language" else {"kind": self.kind}
+        if self.quality:
+            more["quality"] = [_quality_to_json(one) for one in self.quality]
         return {
             "measured": True,
+            **more,
             "text": self.text,
             "longest_window": self.longest,
             "arithmetic": modes,
@@ -79,23 +91,18 @@ def damage_from_json(value: object) -> Damage | NotMeasured:
         longest=record.count("longest_window"),
         domains={name: _figures_from_json(domains.inner(name)) for name in domains.value},
         floor=None if floor is None else _figures_from_json(floor),
+        kind=record.text("kind") if "kind" in record.value else "language",
+        quality=tuple(map(_quality_from_json, record.list("quality"))) if "quality" in record.value else (),
     )
 
 
 def _figures_to_json(part: Figures) -> dict[str, Any]:
     return {
+        **({} if part.vectors is None else {"vectors": _vectors_to_json(part.vectors)}),
         "tokens": part.tokens,
         "windows": part.windows,
         "broken": {"original": part.broken_original, "compressed": part.broken_compressed},
-        "kl": {
-            "mean": _short(part.kl.mean.value),
-            "standard_error": _short(part.kl.mean.error),
-            "median": _short(part.kl.median),
-            "p90": _short(part.kl.p90),
-            "p99": _short(part.kl.p99),
-            "p999": _short(part.kl.p999),
-            "max": _short(part.kl.largest),
-        },
+        "kl": _spread_to_json(part.kl),
         "top1_agreement": _short(part.top1.value),
         "top1_standard_error": _short(part.top1.error),
         "perplexity": {
@@ -128,15 +135,87 @@ def _figures_from_json(part: _Reader) -> Figures:
         windows=part.count("windows"),
         broken_original=broken.count("original"),
         broken_compressed=broken.count("compressed"),
-        kl=Spread(
-            Estimate(kl.number("mean"), kl.number("standard_error")),
-            *(kl.number(key) for key in ("median", "p90", "p99", "p999", "max")),
-        ),
+        kl=_spread_from_json(kl),
         top1=Estimate(part.number("top1_agreement"), part.number("top1_standard_error")),
         original=_estimate_from_json(perplexity, "original"),
         compressed=_estimate_from_json(perplexity, "compressed"),
         log_ratio=_estimate_from_json(perplexity, "log_ratio"),
         buckets=tuple(_bucket_from_json(bucket) for bucket in part.list("confidence")),
+        vectors=_vectors_from_json(part.inner("vectors")) if "vectors" in part.value else None,
+    )
+
+
+def _spread_to_json(part: Spread) -> dict[str, Any]:
+    return {
+        "mean": _short(part.mean.value),
+        "standard_error": _short(part.mean.error),
+        "median": _short(part.median),
+        "p90": _short(part.p90),
+        "p99": _short(part.p99),
+        "p999": _short(part.p999),
+        "max": _short(part.largest),
+    }
+
+
+def _spread_from_json(part: _Reader) -> Spread:
+    return Spread(
+        Estimate(part.number("mean"), part.number("standard_error")),
+        *(part.number(key) for key in ("median", "p90", "p99", "p999", "max")),
+    )
+
+
+def _vectors_to_json(part: Vectors) -> dict[str, Any]:
+    return {
+        "relative_error": _spread_to_json(part.error),
+        "cosine": _cosine_to_json(part.cosine, part.least),
+        "texts": part.texts,
+        "pooled_cosine": _cosine_to_json(part.pooled, part.pooled_least),
+    }
+
+
+def _cosine_to_json(mean: Estimate, least: float | None) -> dict[str, Any]:
+    # six digits of what is missing to 1: a cosine of 0.99999994 must not become 1
+    return {"mean": _near_one(mean.value), "standard_error": _short(mean.error), "min": _near_one(least)}
+
+
+def _near_one(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else 1 - float(f"{1 - value:.{_DIGITS}g}")
+
+
+def _vectors_from_json(part: _Reader) -> Vectors:
+    cosine, pooled = part.inner("cosine"), part.inner("pooled_cosine")
+    return Vectors(
+        error=_spread_from_json(part.inner("relative_error")),
+        cosine=Estimate(cosine.number("mean"), cosine.number("standard_error")),
+        least=cosine.number("min"),
+        texts=part.count("texts"),
+        pooled=Estimate(pooled.number("mean"), pooled.number("standard_error")),
+        pooled_least=pooled.number("min"),
+    )
+
+
+def _quality_to_json(one: Quality) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        "items": one.items,
+        "against": one.against,
+        "original": _short(one.original.value),
+        "original_standard_error": _short(one.original.error),
+        "compressed": _short(one.compressed.value),
+        "compressed_standard_error": _short(one.compressed.error),
+        "difference": _short(one.difference.value),
+        "difference_standard_error": _short(one.difference.error),
+    }
+
+
+def _quality_from_json(part: _Reader) -> Quality:
+    return Quality(
+        part.text("name"),
+        part.count("items"),
+        part.text("against"),
+        _estimate_from_json(part, "original"),
+        _estimate_from_json(part, "compressed"),
+        _estimate_from_json(part, "difference"),
     )
 
 

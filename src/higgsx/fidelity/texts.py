@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import os
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -83,9 +84,38 @@ def cut(
     return [torch.tensor([front + ids[start : start + step]]) for start in starts]
 
 
+Part = Literal["calibration", "check"]
+LEARNED = 0.8
+"""Where one text serves both parts, this much of its front is learned from, the rest is measured on."""
+
+
+def part_of(text: str, part: Part, where: object = None) -> str:
+    """The characters of a text that a part of the work may see; the two never overlap. The cut is at the
+    first white space after `LEARNED` of the text. TextError where a part would be empty."""
+    begin = int(LEARNED * len(text))
+    cut_at = next((place for place in range(begin, len(text)) if text[place].isspace()), len(text))
+    found = text[:cut_at] if part == "calibration" else text[cut_at:]
+    if not found.strip():
+        raise TextError(
+            "the text is too short to learn from and to measure on",
+            where=where,
+            got=f"nothing is left for the {part}",
+            remedy="give two texts, or a longer one",
+        )
+    return found
+
+
 def text_windows(
-    path: str | os.PathLike[str], encoder: Encoder, length: int, limit: int | None = None
+    path: str | os.PathLike[str],
+    encoder: Encoder,
+    length: int,
+    limit: int | None = None,
+    part: Part | None = None,
 ) -> list[Tensor]:
-    """Windows of a text file, at most `limit`; only as much of the file is read as they can need."""
+    """Windows of a text file, at most `limit`; only as much of the file is encoded as they can need.
+
+    part  None: of the whole text; else of the share that this part may see (`part_of`)
+    """
     most = MOST_BYTES if limit is None else min(MOST_BYTES, limit * length * _MOST_BYTES_PER_TOKEN)
-    return cut(encode(read_text(path, most), encoder, path), encoder, length, limit, path)
+    text = read_text(path, most) if part is None else part_of(read_text(path), part, path)[:most]
+    return cut(encode(text, encoder, path), encoder, length, limit, path)

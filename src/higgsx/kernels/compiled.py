@@ -1,5 +1,4 @@
-"""The operations that `torch.compile` and `torch.export` see instead of a virtual weight: `decode`, and
-`linear` for modules that are nothing but a linear layer.
+"""The operations of `ops.py` as `torch.compile` and `torch.export` see them.
 
 Arguments of an operation are tensors and plain values, so the descriptor travels as its JSON text.
 """
@@ -7,25 +6,37 @@ Arguments of an operation are tensors and plain values, so the descriptor travel
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
+import torch.nn.functional as F
 
 from higgsx.descriptor import Descriptor
-from higgsx.kernels.ops import decode, linear
+from higgsx.kernels.ops import conv, decode, embedding, linear, matmul
 from higgsx.kernels.packed import Packed
 
 
 def text_of(descriptor: Descriptor) -> str:
     """The descriptor as one argument of these operations; makes sure that they exist."""
     _library()
-    return json.dumps(descriptor.to_json(), sort_keys=True, separators=(",", ":"))
+    text = json.dumps(descriptor.to_json(), sort_keys=True, separators=(",", ":"))
+    _known.setdefault(text, descriptor)
+    return text
+
+
+_known: WeakValueDictionary[str, Descriptor] = WeakValueDictionary()
+"""So that inside and outside a graph it is the same object: kernels remember weights by it."""
+
+
+def _descriptor(text: str) -> Descriptor:
+    return _known.get(text) or _parsed(text)
 
 
 @lru_cache(maxsize=4096)
-def _descriptor(text: str) -> Descriptor:
+def _parsed(text: str) -> Descriptor:
     return Descriptor.from_json(json.loads(text))
 
 
@@ -42,7 +53,8 @@ def _decode_fake(arrays: list[torch.Tensor], descriptor: str, dtype: torch.dtype
     return torch.empty(_descriptor(descriptor).shape, dtype=dtype, device=arrays[0].device)
 
 
-def _linear(
+def _product(
+    operation: Callable[..., torch.Tensor],
     x: torch.Tensor,
     arrays: list[torch.Tensor],
     descriptor: str,
@@ -50,10 +62,10 @@ def _linear(
     bias: torch.Tensor | None,
 ) -> torch.Tensor:
     what = _descriptor(descriptor)
-    return linear(x, Packed(what, _named(arrays, what), dtype), bias)
+    return operation(x, Packed(what, _named(arrays, what), dtype), bias)
 
 
-def _linear_fake(
+def _product_fake(
     x: torch.Tensor,
     arrays: list[torch.Tensor],
     descriptor: str,
@@ -63,13 +75,51 @@ def _linear_fake(
     return x.new_empty((*x.shape[:-1], _descriptor(descriptor).matrix.outputs))
 
 
+def _embedding(
+    ids: torch.Tensor, arrays: list[torch.Tensor], descriptor: str, dtype: torch.dtype
+) -> torch.Tensor:
+    what = _descriptor(descriptor)
+    return embedding(ids, Packed(what, _named(arrays, what), dtype))
+
+
+def _embedding_fake(
+    ids: torch.Tensor, arrays: list[torch.Tensor], descriptor: str, dtype: torch.dtype
+) -> torch.Tensor:
+    return arrays[0].new_empty((*ids.shape, _descriptor(descriptor).matrix.inputs), dtype=dtype)
+
+
+def _conv(
+    x: torch.Tensor,
+    arrays: list[torch.Tensor],
+    descriptor: str,
+    dtype: torch.dtype,
+    bias: torch.Tensor | None,
+    *sizes: list[int],
+) -> torch.Tensor:
+    what = _descriptor(descriptor)
+    return conv(x, Packed(what, _named(arrays, what), dtype), bias, *sizes).contiguous()
+
+
+def _conv_fake(
+    x: torch.Tensor,
+    arrays: list[torch.Tensor],
+    descriptor: str,
+    dtype: torch.dtype,
+    bias: torch.Tensor | None,
+    *sizes: list[int],
+) -> torch.Tensor:
+    weight = x.new_empty(_descriptor(descriptor).shape)
+    functions: dict[int, Callable[..., torch.Tensor]] = {3: F.conv1d, 4: F.conv2d}
+    return x.new_empty(functions[weight.dim()](x, weight, None, *sizes).shape)
+
+
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
     _, arrays, ctx.descriptor, ctx.dtype, bias = inputs
     ctx.count, ctx.has_bias = len(arrays), bias is not None
     ctx.save_for_backward(*arrays)
 
 
-def _linear_backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
+def _product_backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
     to_x = to_bias = None
     if ctx.needs_input_grad[0]:
         weight = torch.ops.higgsx.decode(list(ctx.saved_tensors), ctx.descriptor, ctx.dtype)
@@ -84,13 +134,25 @@ def _linear_backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
 def _library() -> torch.library.Library:
     """Registered when the first weight is packed: importing starts nothing."""
     library = torch.library.Library("higgsx", "FRAGMENT")
-    library.define("decode(Tensor[] arrays, str descriptor, ScalarType dtype) -> Tensor")
-    library.impl("decode", _decode, "CompositeExplicitAutograd")
-    torch.library.register_fake("higgsx::decode", _decode_fake, lib=library)
-    library.define(
-        "linear(Tensor x, Tensor[] arrays, str descriptor, ScalarType dtype, Tensor? bias) -> Tensor"
-    )
-    library.impl("linear", _linear, "CompositeExplicitAutograd")
-    torch.library.register_fake("higgsx::linear", _linear_fake, lib=library)
-    torch.library.register_autograd("higgsx::linear", _linear_backward, setup_context=_keep, lib=library)
+    weight = "Tensor[] arrays, str descriptor, ScalarType dtype"
+    sizes = "int[] stride, int[] padding, int[] dilation"
+    _add(library, f"decode({weight}) -> Tensor", _decode, _decode_fake)
+    _add(library, f"embedding(Tensor ids, {weight}) -> Tensor", _embedding, _embedding_fake)
+    _add(library, f"conv(Tensor x, {weight}, Tensor? bias, {sizes}) -> Tensor", _conv, _conv_fake)
+    for operation in (linear, matmul):
+        name = operation.__name__
+        real = partial(_product, operation)
+        _add(library, f"{name}(Tensor x, {weight}, Tensor? bias) -> Tensor", real, _product_fake)
+        torch.library.register_autograd(
+            f"higgsx::{name}", _product_backward, setup_context=_keep, lib=library
+        )
     return library
+
+
+def _add(
+    library: torch.library.Library, schema: str, real: Callable[..., Any], fake: Callable[..., Any]
+) -> None:
+    library.define(schema)
+    name = schema.partition("(")[0]
+    library.impl(name, real, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"higgsx::{name}", fake, lib=library)

@@ -2,6 +2,7 @@
 
 int8   activations are rounded to 8 bits per token and unit of 128 inputs; weights of 6 bits and more get a
        second pass over what the rounding left (16 bits in effect)
+fast   one pass of 8 bits for every code; from 6 bits on it adds more error than the code itself has
 float  activations stay as they are; slower
 
 HIGGSX_PRECISION is read once, at the first product.
@@ -19,7 +20,7 @@ from higgsx.errors import UsageError
 from higgsx.kernels.structs import FLOAT, INT8, INT16
 
 VARIABLE = "HIGGSX_PRECISION"
-NAMES = ("int8", "float")
+NAMES = ("int8", "fast", "float")
 _TWO_PASSES = 6
 """Bits of a weight from which one pass would add more error than the weight's own rounding."""
 
@@ -56,4 +57,4 @@ def mode_of(bits: int, name: str) -> int:
     """The mode of `csrc/higgsx.h` for weights of so many bits."""
     if name == "float":
         return FLOAT
-    return INT16 if bits >= _TWO_PASSES else INT8
+    return INT16 if bits >= _TWO_PASSES and name != "fast" else INT8

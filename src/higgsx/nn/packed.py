@@ -21,6 +21,7 @@ from higgsx.errors import ModelError
 from higgsx.kernels import ops
 from higgsx.kernels.compiled import text_of
 from higgsx.kernels.packed import Packed
+from higgsx.nn.traced import traced
 from higgsx.nn.virtual import VirtualWeight
 
 
@@ -32,10 +33,12 @@ class _Entry:
     text: str
     suffixes: tuple[str, ...]
     dtype: torch.dtype
+    axes: str
 
     @staticmethod
     def of(descriptor: Descriptor, dtype: torch.dtype) -> _Entry:
-        return _Entry(descriptor, text_of(descriptor), tuple(sorted(descriptor.arrays())), dtype)
+        suffixes = tuple(sorted(descriptor.arrays()))
+        return _Entry(descriptor, text_of(descriptor), suffixes, dtype, descriptor.axes)
 
 
 class PackedMixin:
@@ -225,7 +228,7 @@ def _linear(self: Any, input: torch.Tensor) -> torch.Tensor:
 
 
 def _traced(module: Any, parameter: str) -> tuple[_Entry, list[torch.Tensor]]:
-    """The tracer cannot see through a tensor subclass without storage: what our operations take instead."""
+    """What our operations take instead of a virtual weight, which the tracer cannot see through."""
     entry = module._hgs[parameter]
     return entry, [module._parameters[parameter + suffix] for suffix in entry.suffixes]
 
@@ -235,7 +238,7 @@ def _virtual(parameter: str) -> property:
         if torch.compiler.is_compiling():
             entry, arrays = _traced(self, parameter)
             decoded: torch.Tensor = torch.ops.higgsx.decode(arrays, entry.text, entry.dtype)
-            return decoded
+            return cast(torch.Tensor, traced(decoded, entry, arrays))
         return VirtualWeight.of(packed_of(self, parameter), lambda value: _settle(self, parameter, value))
 
     return property(weight)

@@ -1,20 +1,22 @@
 """Every way to store one tensor, with its bytes and the loss that it is predicted to cost.
 
-Without data the loss of a tensor is `K · f · √weights · e`: e the relative squared error of its code, f a
-factor for what the model reads or says, K one constant that turns the product into nats per token. It is a
-guess, and called one: K and f were fitted once over several models (docs/ARCHITECTURE.md). Absolute squared
-error would be worse than no allocation at all.
+With data the loss of a tensor is what its row sensitivities say (`calibration/`). Without, it is
+`K · f · √weights · e`: e the relative squared error of its code, f a factor for what the model reads or says,
+K one constant that turns the product into nats per token. That is a guess, and called one: K and f were
+fitted once over several models (docs/ARCHITECTURE.md). Absolute squared error would be worse than no
+allocation at all.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 
-from higgsx.almpq.table import Candidate, Group
+from higgsx.almpq.table import UNITS, Candidate, Group
+from higgsx.calibration.statistics import Statistics
 from higgsx.codecs.base import ArrayShape, Codec, MatrixShape, torch_dtype
 from higgsx.codecs.dense import Dense
 from higgsx.codecs.gaussian import GAUSSIAN_ERROR
@@ -43,14 +45,18 @@ SAMPLE = 49_152
 
 Errors = Callable[[Descriptor], float]
 """Relative squared error of a tensor when it is stored so."""
+Losses = Callable[[Item, Descriptor, float], float]
+"""Predicted loss of a tensor that is stored so, with this relative squared error."""
 
 
-def group_of(item: Item, codecs: Sequence[Codec], errors: Errors, order: int) -> Group:
+def group_of(
+    item: Item, codecs: Sequence[Codec], errors: Errors, order: int, losses: Losses | None = None
+) -> Group:
     """All candidates of one tensor and its tied copies; only the exact one where it must stay exact."""
     exact = descriptor_of(item, Dense(item.info.dtype))
     found = [candidate_of(item, exact, 0.0)]
     if not item.why:
-        found += [candidate_of(item, lossy, errors(lossy)) for lossy in _lossy(item, codecs, exact)]
+        found += [candidate_of(item, lossy, errors(lossy), losses) for lossy in _lossy(item, codecs, exact)]
     return Group(item.name, item.names, item.weights, item.counted, tuple(found), item.why, order)
 
 
@@ -67,15 +73,16 @@ def _lossy(item: Item, codecs: Sequence[Codec], exact: Descriptor) -> Iterator[D
             yield descriptor_of(item, codec)
 
 
-def candidate_of(item: Item, descriptor: Descriptor, error: float) -> Candidate:
-    """One row of the cost table; error is the relative squared one."""
+def candidate_of(item: Item, descriptor: Descriptor, error: float, losses: Losses | None = None) -> Candidate:
+    """One row of the cost table; error is the relative squared one. Without `losses` the loss is a guess."""
+    loss = predicted_loss(item, error) if losses is None else losses(item, descriptor, error)
     arrays = [ArrayShape(dtype, shape).nbytes for dtype, shape in descriptor.arrays().values()]
     data = descriptor.to_json()
     return Candidate(
         label="exact" if descriptor.is_exact else descriptor.codec.label,
         nbytes=sum(arrays),
         stored=sum(round_up(nbytes, ALIGN) for nbytes in arrays),
-        loss=predicted_loss(item, error),
+        loss=0.0 if descriptor.is_exact else loss,
         exact=descriptor.is_exact,
         params={key: data[key] for key in ("axes", "codec", "params", "transform")},  # type: ignore[misc]
     )
@@ -84,7 +91,36 @@ def candidate_of(item: Item, descriptor: Descriptor, error: float) -> Candidate:
 def predicted_loss(item: Item, error: float) -> float:
     """Nats per token, a guess. Six digits, so that it is the same on every machine."""
     factor = max((FACTORS[role] for role in item.roles), default=1.0)
-    return float(f"{NATS * factor * item.weights**0.5 * error:.6g}")
+    return _short(NATS * factor * item.weights**0.5 * error)
+
+
+def learned_losses(statistics: Statistics, names: Mapping[str, str]) -> Losses:
+    """Losses as statistics predict them; what they do not cover falls back to the guess.
+
+    names  checkpoint name → parameter name
+    """
+    weights: dict[str, tuple[str, float] | None] = {}
+
+    def loss(item: Item, descriptor: Descriptor, error: float) -> float:
+        if item.name not in weights:
+            known = (names[one] for one in item.names if one in names)
+            name = next((one for one in known if one in statistics.r), None)
+            weights[item.name] = (
+                None if name is None else (name, statistics.weight(name, item.plain.matrix.inputs))
+            )
+        found = weights[item.name]
+        if found is None:
+            return predicted_loss(item, error) if statistics.unit == UNITS[0] else 0.0
+        name, weight = found
+        whole_rows = isinstance(descriptor.codec, PanelCodec) and descriptor.codec.block == 0
+        return _short(weight * error * statistics.bend(name).of(error, whole_rows))
+
+    return loss
+
+
+def _short(loss: float) -> float:
+    """Six digits, as many as are stable on one machine."""
+    return float(f"{loss:.6g}")
 
 
 def gaussian_errors(descriptor: Descriptor) -> float:

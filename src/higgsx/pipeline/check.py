@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import psutil
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from higgsx.archive import Archive
 from higgsx.errors import TextError
 from higgsx.fidelity.compare import compare
-from higgsx.fidelity.openings import Generate, continue_openings, load_openings
+from higgsx.fidelity.quality import Judge
 from higgsx.fidelity.report import Arithmetic, Damage, NotMeasured
-from higgsx.fidelity.texts import cut, encode, text_windows
+from higgsx.fidelity.texts import Part
 from higgsx.source.checkpoint import Checkpoint
-from higgsx.tasks import Encoder, ModelHandle, Task
+from higgsx.tasks import Batches, ModelHandle, Task
 from higgsx.units import format_bytes
 
 WINDOW = 64
-"""Tokens of a window of the model's own continuations."""
-TEXT_WINDOW = 256
-MOST_WINDOWS = 16
+"""Tokens of a window of a language model's own continuations."""
+MOST_TOKENS = 4096
+"""Positions that are measured at most."""
 MODE = "weights bf16, arithmetic bf16"
 _ROOM = 1.1
 """Activations and logits of one window stand beside the weights."""
@@ -43,18 +43,70 @@ class Checkable(ModelHandle, Protocol):
         """Tokens that the model can take at most, None if there is no such number."""
         ...
 
-    def encoder(self) -> Encoder | None: ...
-    def sampler(self, model: nn.Module) -> Generate: ...
+    @property
+    def lacks(self) -> str | None:
+        """What is missing so that batches can be made (a tokenizer …), None if nothing is."""
+        ...
+
+    def batches(
+        self,
+        model: Callable[[], nn.Module],
+        path: Path | None,
+        most_tokens: int,
+        window: int | None,
+        part: Part,
+        shared: bool = False,
+    ) -> Batches:
+        """What the model's task is run on.
+
+        model        gives the original; called only where something must be drawn from it, after everything
+                     that can be wrong with `path` has been found
+        path         material of the user's; None: from nothing (the package's openings continued by the
+                     model, synthesised sounds …)
+        most_tokens  positions that count, at most; one batch is always made
+        window       tokens of a window, None: as the task likes it
+        part         "calibration" or "check": from nothing they draw differently, so that damage is never
+                     measured on what was learned from
+        shared       `path` serves both parts: each sees its own share of it, cut by a fixed rule
+        TextError, UsageError where the material cannot be used.
+        """
+        ...
+
+    def judge(self) -> Judge | None:
+        """Lets a model do its work and knows what is right; None where there is no answer to rate."""
+        ...
+
     def load(self, archive: Archive, dtype: torch.dtype) -> nn.Module: ...
 
 
 @dataclass(frozen=True)
 class Ready:
-    """What will be measured on: windows of the user's text, or none for the package's own openings."""
+    """What will be measured on: batches of the user's material, or None: they are made when the original is
+    loaded, from `path` or from nothing."""
 
     task: Task
-    encoder: Encoder
-    windows: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
+    batches: Batches | None = None
+    path: Path | None = None
+    shared: bool = False
+
+
+class _Later(Exception):
+    """The original would be needed, which is not loaded yet."""
+
+
+def _not_yet() -> nn.Module:
+    raise _Later
+
+
+def early(
+    handle: Checkable, path: Path | None, most_tokens: int, window: int | None, part: Part, shared: bool
+) -> Batches | None:
+    """Batches where they can be made without the original; None where it is needed, and nothing else is wrong
+    with the material."""
+    try:
+        return handle.batches(_not_yet, path, most_tokens, window, part, shared)
+    except _Later:
+        return None
 
 
 def needed(source: Checkpoint) -> int:
@@ -63,29 +115,25 @@ def needed(source: Checkpoint) -> int:
     return int(_ROOM * 2 * 2 * weights) + (1 << 29)
 
 
-def prepare(source: Checkpoint, handle: Checkable, text: str | Path | None = None) -> Ready | NotMeasured:
-    """Try whatever can fail before hours of encoding: tokenizer and text.
+def prepare(
+    source: Checkpoint, handle: Checkable, text: str | Path | None = None, shared: bool = False
+) -> Ready | NotMeasured:
+    """Try whatever can fail before hours of encoding: tokenizer and material.
 
-    text  a UTF-8 file to measure on; None: the package's openings, continued by the original itself
-    TextError where the text cannot be used, or where the tokenizer is not the model's.
+    text    what to measure on (a text, clips, pairs …: what the task reads); None: from nothing
+    shared  choices are learned from the same file: only a share of it is measured on
+    TextError where the material cannot be used, or where the tokenizer is not the model's.
     """
-    task, encoder = handle.task, handle.encoder()
+    task = handle.task
     if task is None:
         return NotMeasured("no task is known for this kind of model")
-    if encoder is None:
-        return NotMeasured("the model has no tokenizer")
-    if text is not None:
-        length = within(TEXT_WINDOW, handle.positions)
-        return Ready(task, encoder, {"text": text_windows(text, encoder, length, MOST_WINDOWS)})
-    for members in load_openings().values():
-        for opening in members:
-            encode(opening, encoder, "tokenizer")
-    return _too_large(source) or Ready(task, encoder)
-
-
-def within(window: int, positions: int | None) -> int:
-    """The length of a window, cut to what the model can take."""
-    return window if positions is None else min(window, positions)
+    if handle.lacks is not None:
+        return NotMeasured(handle.lacks)
+    path = None if text is None else Path(text)
+    found = early(handle, path, MOST_TOKENS, None, "check", shared)
+    if found is not None:
+        return Ready(task, found, path, shared)
+    return _too_large(source) or Ready(task, None, path, shared)
 
 
 def check(
@@ -104,28 +152,18 @@ def check(
 
 def _measured(handle: Checkable, archive: Archive, ready: Ready, progress: Any) -> Damage:
     original = handle.materialise(torch.bfloat16)
-    windows, described = ready.windows, "a text of the user's"
-    if not windows:
-        windows, described = _openings(handle, original, ready.encoder)
+    batches = ready.batches or handle.batches(
+        lambda: original, ready.path, MOST_TOKENS, None, "check", ready.shared
+    )
     compressed = handle.load(archive, torch.bfloat16)
     tell = None if progress is None else lambda done, total: progress("measuring damage", done, total)
     arithmetic = Arithmetic(MODE, MODE)
+    own = ready.path is not None and ready.task.kind == "language"
+    described = "a text of the user's" if own else batches.described
     return compare(
-        original, compressed, windows, arithmetic=arithmetic, text=described, task=ready.task, progress=tell
-    )
-
-
-def _openings(
-    handle: Checkable, original: nn.Module, encoder: Encoder
-) -> tuple[Mapping[str, Sequence[Tensor]], str]:
-    length = within(WINDOW, handle.positions)
-    try:
-        windows = continue_openings(handle.sampler(original), encoder, length=length)
-    except RuntimeError:  # nothing can be drawn from NaN; measuring will find it, and the gate say it
-        texts = [text for members in load_openings().values() for text in members]
-        ids = [token for text in texts for token in encode(text, encoder, "openings")]
-        return {"openings": cut(ids, encoder, length, MOST_WINDOWS)}, "openings of this package"
-    return windows, "openings of this package, continued by the original"
+        original, compressed, batches.members, arithmetic=arithmetic, text=described, task=ready.task,
+        progress=tell,
+    )  # fmt: skip
 
 
 def _too_large(source: Checkpoint) -> NotMeasured | None:

@@ -6,8 +6,8 @@ import math
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from higgsx import io
@@ -18,13 +18,16 @@ from higgsx.errors import DamageError, StorageError, UsageError
 from higgsx.fidelity.gate import gate
 from higgsx.fidelity.report import Damage, NotMeasured
 from higgsx.hgs.writer import Writer
-from higgsx.pipeline import encode
+from higgsx.pipeline import encode as encoding
 from higgsx.pipeline.check import Checkable, Ready, check, prepare
 from higgsx.pipeline.draft import descriptors_of, draft_of
+from higgsx.pipeline.learn import Learning, advice
 from higgsx.pipeline.options import Options
-from higgsx.pipeline.plan import Progress, cost_table, follow, make_plan, silent
+from higgsx.pipeline.plan import Progress, follow, make_plan, silent
 from higgsx.pipeline.survey import Item, survey
-from higgsx.pipeline.threads import one_thread_each
+from higgsx.pipeline.tables import obtain
+from higgsx.pipeline.target import require_within, within_loss
+from higgsx.pipeline.threads import Pool, one_thread_each
 from higgsx.source.checkpoint import Checkpoint
 
 
@@ -45,12 +48,18 @@ class Checking:
 
 @dataclass(frozen=True)
 class Result:
+    """learned  whether the plan comes from gradients
+    advice   what gradients would take and win, where there are none
+    """
+
     path: Path
     plan: Plan
     content_digest: str
     nbytes: int
     source_bytes: int
     damage: Damage | NotMeasured
+    learned: bool = False
+    advice: str = ""
 
     @property
     def bits(self) -> float:
@@ -63,6 +72,7 @@ class Result:
             "source_bytes": self.source_bytes,
             "bits": self.bits,
             "predicted_loss": self.plan.loss,
+            "learned": self.learned,
             "content_digest": self.content_digest,
             "damage": self.damage.to_json(),
         }
@@ -76,47 +86,91 @@ def compress(
     *,
     given: Plan | None = None,
     checking: Checking = Checking(),  # noqa: B008 - frozen
+    learning: Learning = Learning(),  # noqa: B008 - frozen
+    table_file: Path | None = None,
     force: bool = False,
     inputs: Sequence[str | Path] = (),
     progress: Progress = silent,
 ) -> Result:
     """Compress a checkpoint to one file.
 
-    given   a plan to follow instead of making one; its choices are checked against the model
-    inputs  other files that were read, so that the output may be none of them
+    given       a plan to follow instead of making one; its choices are checked against the model
+    learning    whether and from what the losses are learned
+    table_file  where the cost table is kept: read if it is there, else written
+    inputs      other files that were read, so that the output may be none of them
     The file appears under its name only when it is complete and verified. DamageError where the gate refuses
     the result, which then stays as `NAME.rejected.hgs`.
     """
     _require_place(out, source, force)
-    ready = prepare(source, handle, checking.text) if checking.wanted else NotMeasured("not asked for")
-    _require_measurable(ready, checking.limit)
+    shared = _shared(checking, learning)
+    ready = (
+        prepare(source, handle, checking.text, shared) if checking.wanted else NotMeasured("not asked for")
+    )
+    _require_measurable(ready, checking.limit, options)
     items = survey(source, handle, options.policy, options.keep)
-    table = cost_table(source, items, options, progress=progress)
-    if given is None:
-        plan = make_plan(source, items, table, options)
+    table, losses = obtain(source, handle, items, options, learning, table_file, shared, progress)
+    encode = Encoding(source, handle, items, options, out, ready, checking.limit, force, inputs, progress)
+    if given is not None:
+        result = encode(follow(source, items, table, options, given, losses))
+    elif options.max_kl is None:
+        result = encode(make_plan(source, items, table, options))
     else:
-        plan = follow(source, items, table, options, given)
-    descriptors = descriptors_of(items, plan)
-    draft = draft_of(source, items, descriptors, plan, options)
-    with Writer(out, draft, force=force, inputs=[*_files(source), *inputs]) as writer:
-        _encode_all(source, items, descriptors, options.method, writer, progress)
-        damage: Damage | NotMeasured
-        if isinstance(ready, Ready):
-            with Archive(writer.open_partial()) as archive:
-                damage = check(source, handle, archive, ready, progress)
-        else:
-            damage = ready
-        refused = _refused(damage, plan, checking.limit)
-        if refused is not None:
-            aside = writer.reject(damage.to_json(), refused)
-            raise DamageError(
-                "the result is refused",
-                where=aside,
-                got=refused,
-                remedy="ask for more bits, or look at it there",
-            )
-        digest = writer.finish(damage.to_json())
-    return Result(out, plan, digest, writer.size, source.nbytes, damage)
+        result = within_loss(table, float(options.max_kl), encode)
+    if losses is not None:
+        return replace(result, learned=True)
+    return replace(result, advice=advice(source, handle, learning.tokens))
+
+
+def _shared(checking: Checking, learning: Learning) -> bool:
+    """Whether one file serves both, and so must be divided."""
+    if checking.text is None or learning.path is None:
+        return False
+    return io.same_file(checking.text, learning.path)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """A plan to a file, as often as it is asked for; the fields are arguments of `compress`."""
+
+    source: Checkpoint
+    handle: Checkable
+    items: Sequence[Item]
+    options: Options
+    out: Path
+    ready: Ready | NotMeasured
+    limit: float | None
+    force: bool
+    inputs: Sequence[str | Path]
+    progress: Progress
+
+    def __call__(self, plan: Plan, most: float | None = None) -> Result:
+        """DamageError where the gate refuses the result. OverTarget, and no file, where the mean of what was
+        measured is above `most`."""
+        descriptors = descriptors_of(self.items, plan)
+        draft = draft_of(self.source, self.items, descriptors, plan, self.options)
+        inputs = [*_files(self.source), *self.inputs]
+        with Writer(self.out, draft, force=self.force, inputs=inputs) as writer:
+            _encode_all(self.source, self.items, descriptors, self.options.method, writer, self.progress)
+            damage = self._damage(writer)
+            if most is not None:
+                require_within(damage, most)
+            refused = _refused(damage, plan, self.limit)
+            if refused is not None:
+                aside = writer.reject(damage.to_json(), refused)
+                raise DamageError(
+                    "the result is refused",
+                    where=aside,
+                    got=refused,
+                    remedy="ask for more bits, or look at it there",
+                )
+            digest = writer.finish(damage.to_json())
+        return Result(self.out, plan, digest, writer.size, self.source.nbytes, damage)
+
+    def _damage(self, writer: Writer) -> Damage | NotMeasured:
+        if not isinstance(self.ready, Ready):
+            return self.ready
+        with Archive(writer.open_partial()) as archive:
+            return check(self.source, self.handle, archive, self.ready, self.progress)
 
 
 def _require_place(out: Path, source: Checkpoint, force: bool) -> None:
@@ -131,8 +185,8 @@ def _require_place(out: Path, source: Checkpoint, force: bool) -> None:
     io.refuse_existing(out, force)
 
 
-def _require_measurable(ready: Ready | NotMeasured, limit: float | None) -> None:
-    if limit is not None and isinstance(ready, NotMeasured):
+def _require_measurable(ready: Ready | NotMeasured, limit: float | None, options: Options) -> None:
+    if isinstance(ready, NotMeasured) and (limit is not None or options.max_kl is not None):
         raise DamageError(
             "a limit is set but the damage cannot be measured", got=ready.reason, remedy="drop the limit"
         )
@@ -157,19 +211,15 @@ def _encode_all(
     progress: Progress,
 ) -> None:
     total, done = sum(item.weights for item in items), 0
-    with one_thread_each() as workers, ThreadPoolExecutor(workers) as pool:
-        try:
-            for name, slab in _in_order(_jobs(source, items, descriptors, method, writer, pool), 2 * workers):
-                for suffix, data in slab.arrays.items():
-                    writer.append(name + suffix, data.numpy())
-                done += slab.weights
-                progress("encoding", done, total)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    with one_thread_each() as pool:
+        for name, slab in _in_order(_jobs(source, items, descriptors, method, writer, pool), pool):
+            for suffix, data in slab.arrays.items():
+                writer.append(name + suffix, data.numpy())
+            done += slab.weights
+            progress("encoding", done, total)
 
 
-_Job = tuple[str, "Future[encode.Slab]"]
+_Job = tuple[str, "Future[encoding.Slab]"]
 
 
 def _jobs(
@@ -178,23 +228,23 @@ def _jobs(
     descriptors: Mapping[str, Descriptor],
     method: str,
     writer: Writer,
-    pool: ThreadPoolExecutor,
+    pool: Pool,
 ) -> Iterator[_Job]:
     for item in items:
-        rows = encode.rows_from(source, item.name, descriptors[item.name])
-        settled = encode.settle(descriptors[item.name], rows, item.name)
+        rows = encoding.rows_from(source, item.name, descriptors[item.name])
+        settled = encoding.settle(descriptors[item.name], rows, item.name)
         writer.set_descriptor(item.name, settled.to_json())
-        for begin, end in encode.spans(settled):
-            yield item.name, pool.submit(encode.encode_rows, settled, rows, begin, end, method)
+        for begin, end in encoding.spans(settled):
+            yield item.name, pool.submit(encoding.encode_rows, settled, rows, begin, end, method)
 
 
-def _in_order(jobs: Iterator[_Job], ahead: int) -> Iterator[tuple[str, encode.Slab]]:
-    """Results in the order of the jobs, with no more than `ahead` of them in memory."""
+def _in_order(jobs: Iterator[_Job], pool: Pool) -> Iterator[tuple[str, encoding.Slab]]:
+    """Results in the order of the jobs, with no more than a few of them in memory."""
     waiting: deque[_Job] = deque()
     for job in jobs:
         waiting.append(job)
-        if len(waiting) > ahead:
+        if len(waiting) > 2 * pool.workers:
             name, future = waiting.popleft()
-            yield name, future.result()
+            yield name, pool.result(future)
     for name, future in waiting:
-        yield name, future.result()
+        yield name, pool.result(future)

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
+from torch import nn
 
 from higgsx.archive import Archive
-from higgsx.errors import MemoryBudgetError, ModelError, UsageError
+from higgsx.errors import MemoryBudgetError, ModelError
 from higgsx.fidelity.compare import compare
-from higgsx.fidelity.openings import continue_openings
 from higgsx.fidelity.report import Arithmetic, Damage
-from higgsx.fidelity.texts import text_windows
-from higgsx.pipeline.check import WINDOW, Checkable, within
+from higgsx.pipeline.check import MOST_TOKENS, Checkable, early
 from higgsx.pipeline.plan import Progress
 from higgsx.source.checkpoint import Checkpoint
-from higgsx.tasks import Encoder
+from higgsx.tasks import Batches
 from higgsx.units import format_bytes
 
 _NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 _ROOM = 1 << 30
 LONGEST = 512
-"""Tokens of a window, where the model can take so many."""
+"""Tokens of a window of a text, where the model can take so many."""
+_ALL = 1 << 40
 
 
 def evaluate(
@@ -38,28 +39,50 @@ def evaluate(
     progress: Progress,
 ) -> Damage:
     """See `higgsx.evaluate`. MemoryBudgetError before anything is loaded if the models do not fit the RAM."""
-    task, encoder = handle.task, handle.encoder()
-    if task is None or encoder is None:
-        raise ModelError("no task is known for this model, or it has no tokenizer", where=source.folder)
+    task = handle.task
+    if task is None or handle.lacks is not None:
+        why = handle.lacks or "no task is known for this model"
+        raise ModelError(why, where=source.folder)
     _require_same_shapes(source, archive)
-    if window is not None and window > (handle.positions or window):
-        raise UsageError("window is longer than the model can take", got=window, expected=handle.positions)
-    window = within(LONGEST, handle.positions) if window is None else window
-    cut = {name: text_windows(path, encoder, window, limit) for name, path in (texts or {}).items()}
+    paths = {name: Path(path) for name, path in (texts or {}).items()}
+    length = (handle.positions and min(LONGEST, handle.positions)) if window is None and paths else window
+    # of anything but windows of equal length nobody knows beforehand how many tokens the first few have
+    most = limit * (length or LONGEST) if limit is not None and task.kind == "language" else _ALL
+    found = {name: early(handle, path, most, length, "check", False) for name, path in paths.items()}
     _require_ram(source, dtype, floor)
     original = handle.materialise(dtype)
-    windows: Mapping[str, Sequence[torch.Tensor]] = cut or continue_openings(
-        handle.sampler(original), encoder, length=within(WINDOW, handle.positions)
-    )
+    batches = _all(handle, lambda: original, paths, found, most, length, limit)
     compressed = handle.load(archive, dtype)
     coarse = handle.materialise(torch.bfloat16) if floor else None
     mode = f"weights {_NAMES[dtype]}, arithmetic {_NAMES[dtype]}"
     arithmetic = Arithmetic(mode, mode, "weights bf16, arithmetic bf16" if floor else None)
-    text = _described(cut, encoder, window)
     return compare(
-        original, compressed, windows, arithmetic=arithmetic, text=text, task=task, floor=coarse,
+        original, compressed, batches.members, arithmetic=arithmetic, text=batches.described, task=task,
+        floor=coarse, judge=handle.judge(),
         progress=lambda done, total: progress("measuring damage", done, total),
     )  # fmt: skip
+
+
+def _all(
+    handle: Checkable,
+    original: Callable[[], nn.Module],
+    paths: Mapping[str, Path],
+    found: Mapping[str, Batches | None],
+    most: int,
+    window: int | None,
+    limit: int | None,
+) -> Batches:
+    """Batches of every file under its name, at most `limit` of each; from nothing where there is no file."""
+    if not paths:
+        return handle.batches(original, None, MOST_TOKENS, window, "check")
+    members: dict[str, list[Any]] = {}
+    words: dict[str, None] = {}
+    for name, path in paths.items():
+        made = found[name] or handle.batches(original, path, most, window, "check")
+        members[name] = made.all()[:limit]
+        words[made.described] = None
+    counts = ", ".join(f"{len(batches)} of {name}" for name, batches in members.items())
+    return Batches(members, f"{'; '.join(words)}: {counts}")
 
 
 def _require_same_shapes(source: Checkpoint, archive: Archive) -> None:
@@ -73,14 +96,6 @@ def _require_same_shapes(source: Checkpoint, archive: Archive) -> None:
                 expected=f"{info.shape}",
                 remedy="compare it with its own original",
             )
-
-
-def _described(windows: Mapping[str, Sequence[torch.Tensor]], encoder: Encoder, window: int) -> str:
-    if not windows:
-        return "openings of this package, continued by the original"
-    front = "with" if encoder.first is not None else "without"
-    counts = ", ".join(f"{len(members)} of {name}" for name, members in windows.items())
-    return f"windows of {window} tokens, {front} a beginning-of-text token: {counts}"
 
 
 def _require_ram(source: Checkpoint, dtype: torch.dtype, floor: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -16,9 +17,11 @@ from higgsx.hgs.draft import total_size
 from higgsx.pipeline import encode
 from higgsx.pipeline.check import Checkable, needed
 from higgsx.pipeline.draft import descriptors_of, draft_of
+from higgsx.pipeline.learn import Learning, advice, learnable, learning_seconds, ram
 from higgsx.pipeline.options import Options
 from higgsx.pipeline.plan import Progress, cost_table, make_plan, silent
 from higgsx.pipeline.survey import Item, survey
+from higgsx.pipeline.tables import obtain
 from higgsx.source.checkpoint import Checkpoint
 from higgsx.units import format_bytes
 
@@ -34,6 +37,9 @@ class Forecast:
     ram      bytes that encoding holds at most; check_ram: what measuring the damage takes besides
     seconds  of encoding, from the speed that this machine shows now
     sampled  whether errors were measured on the weights; else they are those of Gaussian weights
+    learned  whether losses come from gradients; else they are a guess
+    learning RAM in bytes and seconds that learning takes, None where nothing can be learned
+    advice   the same in words, and what gradients win
     """
 
     plan: Plan
@@ -44,6 +50,9 @@ class Forecast:
     check_ram: int
     seconds: float
     sampled: bool
+    learned: bool = False
+    learning: tuple[int, float] | None = None
+    advice: str = ""
 
     def shown(self) -> list[Choice]:
         """Matrices, and whatever else is not kept exact."""
@@ -58,9 +67,11 @@ class Forecast:
         return [
             f"{float(self.plan.bits):.4f} bits a weight, file {format_bytes(self.size)} "
             f"({self.source_bytes / self.size:.2f} times smaller)",
-            f"predicted loss {self.plan.loss:.3g} {self.plan.unit}: a guess without data ({how})",
+            f"predicted loss {self.plan.loss:.3g} {self.plan.unit}: "
+            + (f"learned from data ({how})" if self.learned else f"a guess without data ({how})"),
             f"encoding: about {self.seconds:.0f} s and {format_bytes(self.ram)} of RAM; "
             f"measuring the damage: {format_bytes(self.check_ram)}",
+            *([] if self.learned or not self.advice else [self.advice]),
             "",
             explain(self.table, self.plan, 10),
         ]
@@ -76,20 +87,38 @@ class Forecast:
             "check_ram": self.check_ram,
             "seconds": self.seconds,
             "sampled": self.sampled,
+            "learned": self.learned,
+            "learning_ram": None if self.learning is None else self.learning[0],
+            "learning_seconds": None if self.learning is None else self.learning[1],
         }
 
 
 def forecast(
-    source: Checkpoint, handle: Checkable, options: Options, sample: bool = False, progress: Progress = silent
+    source: Checkpoint,
+    handle: Checkable,
+    options: Options,
+    sample: bool = False,
+    progress: Progress = silent,
+    learning: Learning = Learning(),  # noqa: B008 - frozen
+    table_file: Path | None = None,
 ) -> Forecast:
-    """Survey, cost table and plan; without `sample` from headers alone."""
+    """Survey, cost table and plan; without `sample`, gradients and a table file from headers alone."""
     items = survey(source, handle, options.policy, options.keep)
-    table = cost_table(source, items, options, sample, progress)
+    learned = False
+    if learning.gradients or table_file is not None:
+        table, losses = obtain(source, handle, items, options, learning, table_file, False, progress)
+        sample, learned = True, losses is not None
+    else:
+        table = cost_table(source, items, options, sample, progress)
     plan = make_plan(source, items, table, options)
     descriptors = descriptors_of(items, plan)
     size = total_size(draft_of(source, items, descriptors, plan, options))
     seconds = _seconds(items, plan, options)
-    return Forecast(plan, table, size, source.nbytes, _ram(items), needed(source), seconds, sample)
+    cost = (ram(source), learning_seconds(source, learning.tokens)) if learnable(handle) else None
+    return Forecast(
+        plan, table, size, source.nbytes, _ram(items), needed(source), seconds, sample, learned, cost,
+        advice(source, handle, learning.tokens),
+    )  # fmt: skip
 
 
 def _ram(items: Sequence[Item]) -> int:

@@ -24,6 +24,7 @@ class Options:
     keep    patterns of tensor names that stay exact (shell wildcards)
     allow   families or dtypes that may be used (`int8`, `gauss16`, `bf16` …); empty: the default palette
     method  the rounding
+    max_kl  the loss that the smallest file is looked for at, as text; None with `bits` or `size`
     """
 
     bits: str | None = None
@@ -32,12 +33,15 @@ class Options:
     keep: tuple[str, ...] = ()
     allow: tuple[str, ...] = ()
     method: str = "rtn"
+    max_kl: str | None = None
 
     def __post_init__(self) -> None:
-        if self.bits is not None and self.size is not None:
-            raise UsageError("give one budget", expected="either bits or size")
+        if sum(one is not None for one in (self.bits, self.size, self.max_kl)) > 1:
+            raise UsageError("give one budget", expected="either bits, size or max_kl")
         if self.bits is not None:
             _bits(self.bits)
+        elif self.max_kl is not None:
+            _loss(self.max_kl)
         elif self.size is None and self.policy == "free":
             object.__setattr__(self, "bits", DEFAULT_BITS)
         if self.size is not None and (type(self.size) is not int or self.size <= 0):
@@ -57,10 +61,13 @@ class Options:
         keep: tuple[str, ...] | list[str] = (),
         allow: tuple[str, ...] | list[str] = (),
         method: str = "rtn",
+        max_kl: float | str | None = None,
     ) -> Options:
         """From what people type: bits as a number, size as `"800MB"`. Neither: the default."""
         nbytes = parse_size(size) if isinstance(size, str) else size
-        return cls(None if bits is None else _text(bits), nbytes, policy, tuple(keep), tuple(allow), method)
+        text = None if bits is None else _text(bits)
+        loss = None if max_kl is None else format(_loss(str(max_kl)).normalize(), "f")
+        return cls(text, nbytes, policy, tuple(keep), tuple(allow), method, loss)
 
     def limit(self, exact_bytes: int, exact_weights: int, weights: int) -> Fraction:
         """The budget in bits over all `weights`, of which `exact_weights` stay exact in `exact_bytes`."""
@@ -76,6 +83,7 @@ class Options:
             "keep": list(self.keep),
             "allow": list(self.allow),
             "method": self.method,
+            **({} if self.max_kl is None else {"max_kl": self.max_kl}),
         }
 
 
@@ -92,6 +100,18 @@ def _bits(text: str) -> Decimal:
     if not bits.is_finite() or not 0 < bits <= 64:
         raise UsageError("not a number of bits", got=text, expected="more than 0, at most 64")
     return bits
+
+
+def _loss(text: str) -> Decimal:
+    try:
+        loss = Decimal(text)
+    except InvalidOperation:
+        loss = Decimal(-1)
+    if not loss.is_finite() or not Decimal("1e-9") <= loss <= 1000:
+        raise UsageError(
+            "not a loss to stay below", where="max_kl", got=text, expected="nats per token, such as 0.02"
+        )
+    return loss
 
 
 __all__ = ["ALLOW", "DEFAULT_BITS", "POLICIES", "Options"]

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from higgsx.almpq.budget import Budget
+from higgsx.almpq.least import least_bytes
 from higgsx.almpq.plan import Plan
 from higgsx.almpq.solve import solve
 from higgsx.almpq.table import Candidate, CostTable, Group
+from higgsx.calibration.statistics import Statistics
 from higgsx.errors import FormatError, UsageError
-from higgsx.pipeline.candidates import NOTE, Errors, candidate_of, gaussian_errors, group_of, sampled_errors
+from higgsx.pipeline.candidates import (
+    NOTE,
+    Errors,
+    Losses,
+    candidate_of,
+    gaussian_errors,
+    group_of,
+    learned_losses,
+    sampled_errors,
+)
 from higgsx.pipeline.draft import described, overhead
 from higgsx.pipeline.options import Options
 from higgsx.pipeline.palette import allowed
@@ -33,43 +43,65 @@ def cost_table(
     options: Options,
     sample: bool = True,
     progress: Progress = silent,
+    statistics: Statistics | None = None,
+    names: Mapping[str, str] | None = None,
 ) -> CostTable:
     """Every candidate of every tensor.
 
-    sample  measure errors on samples of the weights; else the codes' Gaussian constants, from headers alone
+    sample      measure errors on samples of the weights; else the codes' Gaussian constants, from headers
+    statistics  what was learned from data, by the names that `names` gives the checkpoint's; None: the loss
+                is a guess
     """
     codecs = allowed(options.allow)
+    losses = None if statistics is None else learned_losses(statistics, names or {})
 
     def make(order: int) -> Group:
         item = items[order]
         errors: Errors = gaussian_errors
         if sample and not item.why:
             errors = sampled_errors(source, item, options.method)
-        return group_of(item, codecs, errors, order)
+        return group_of(item, codecs, errors, order, losses)
 
     groups: list[Group] = []
-    with one_thread_each() as workers, ThreadPoolExecutor(workers) as pool:
+    with one_thread_each() as pool:
         for group in pool.map(make, range(len(items))):
             groups.append(group)
             progress("measuring codes", len(groups), len(items))
     how = "errors sampled" if sample else "errors of Gaussian weights"
-    return CostTable(tuple(groups), source.fingerprint, f"{NOTE}; {how}")
+    if statistics is None:
+        return CostTable(tuple(groups), source.fingerprint, f"{NOTE}; {how}")
+    known = set(statistics.r)
+    left = sum(1 for item in items if item.axes and not item.why and known.isdisjoint(_targets(item, names)))
+    note = f"gradients over {statistics.tokens} tokens of {statistics.text}"
+    note += f"; {left} tensors that it does not cover by a guess" if left else ""
+    return CostTable(tuple(groups), source.fingerprint, f"{note}; {how}", statistics.unit)
+
+
+def _targets(item: Item, names: Mapping[str, str] | None) -> list[str]:
+    return [names[one] for one in item.names if names is not None and one in names]
 
 
 def make_plan(source: Checkpoint, items: Sequence[Item], table: CostTable, options: Options) -> Plan:
     """The best plan within the budget. BudgetError names the least that is possible."""
+    if options.max_kl is not None:
+        return Plan.from_solution(table, least_bytes(table, float(options.max_kl)), None)
     budget = budget_of(source, items, table, options)
     return Plan.from_solution(table, solve(table, budget), budget)
 
 
 def follow(
-    source: Checkpoint, items: Sequence[Item], table: CostTable, options: Options, given: Plan
+    source: Checkpoint,
+    items: Sequence[Item],
+    table: CostTable,
+    options: Options,
+    given: Plan,
+    losses: Losses | None = None,
 ) -> Plan:
     """A plan that somebody has edited, with everything but its labels looked up again.
 
     UsageError where it does not belong to the model, BudgetError where it is over the budget that it names.
     """
-    plan = given.resolve(table, lambda group, params: _priced(source, items, options, group, params))
+    plan = given.resolve(table, lambda group, params: _priced(source, items, options, losses, group, params))
     if plan.budget is not None and plan.budget.kind == "size":
         fixed = overhead(source, items, table, options)
         plan = dataclasses.replace(plan, budget=dataclasses.replace(plan.budget, fixed=fixed))
@@ -78,7 +110,12 @@ def follow(
 
 
 def _priced(
-    source: Checkpoint, items: Sequence[Item], options: Options, group: Group, params: Mapping[str, object]
+    source: Checkpoint,
+    items: Sequence[Item],
+    options: Options,
+    losses: Losses | None,
+    group: Group,
+    params: Mapping[str, object],
 ) -> Candidate:
     """Bytes and predicted loss of parameters that the palette does not offer."""
     item = next(item for item in items if item.name == group.name)
@@ -88,7 +125,7 @@ def _priced(
         descriptor = described(item, params)
     except (FormatError, KeyError, TypeError) as error:
         raise UsageError("parameters make no code", where=f"plan, group {group.name!r}", got=error) from None
-    return candidate_of(item, descriptor, sampled_errors(source, item, options.method)(descriptor))
+    return candidate_of(item, descriptor, sampled_errors(source, item, options.method)(descriptor), losses)
 
 
 def budget_of(source: Checkpoint, items: Sequence[Item], table: CostTable, options: Options) -> Budget:

@@ -8,7 +8,7 @@ compared is what decoding gives. Portable: see `columns.py`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -64,8 +64,17 @@ class _Out:
         return _Out(self.codes[:, begin:end], *cut)
 
 
+Improve = Callable[[Search, Choice], Choice]
+"""What another rounding makes of the best that the ladders found."""
+
+
 def rtn(codec: PanelCodec, x: torch.Tensor) -> tuple[torch.Tensor, Scales]:
     """Codes uint8 `[inputs, rows]` and scales of x, float32 `[inputs, rows]`, finite."""
+    return search_all(codec, x, lambda search, best: best)
+
+
+def search_all(codec: PanelCodec, x: torch.Tensor, improve: Improve) -> tuple[torch.Tensor, Scales]:
+    """The same, with a last word on the scales of every block."""
     inputs, rows = x.shape
     blocks = math.ceil(inputs / codec.block) if codec.block else 1
     zero_type = None if codec.zero == "none" else torch.uint8 if codec.zero == "u8" else torch.float16
@@ -79,7 +88,7 @@ def rtn(codec: PanelCodec, x: torch.Tensor) -> tuple[torch.Tensor, Scales]:
     work = Work(max(PIECE, min(step, rows) * (codec.block or inputs)))
     for begin in range(0, rows, step):
         end = min(begin + step, rows)
-        _round_rows(codec, x[:, begin:end], out.rows(begin, end), work)
+        _round_rows(codec, x[:, begin:end], out.rows(begin, end), work, improve)
     return out.codes, Scales(out.block, out.row, out.zero)
 
 
@@ -119,7 +128,7 @@ def _pieces(codec: PanelCodec, inputs: int, rows: int) -> Iterator[_Piece]:
         yield _Piece(full, 1, full * width, inputs - full * width)
 
 
-def _round_rows(codec: PanelCodec, x: torch.Tensor, out: _Out, work: Work) -> None:
+def _round_rows(codec: PanelCodec, x: torch.Tensor, out: _Out, work: Work, improve: Improve) -> None:
     inputs, rows = x.shape
     pieces = list(_pieces(codec, inputs, rows))
     columns = [piece.columns(x) for piece in pieces]
@@ -136,6 +145,7 @@ def _round_rows(codec: PanelCodec, x: torch.Tensor, out: _Out, work: Work) -> No
         tiled = None if row is None else row.expand(piece.count, rows).reshape(-1)
         search = Search(codec, part, of, tiled, work)
         best = _search_range(search) if codec.zero != "none" else _search_scale(search, first, piece.width)
+        best = improve(search, best)
         piece.put_codes(search.codes(best), out.codes)
         _store(codec, out, piece, best, rows)
 

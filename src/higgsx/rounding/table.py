@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from higgsx.errors import UsageError
 from higgsx.rounding.base import Rounding
+from higgsx.rounding.hqq import hqq
 from higgsx.rounding.rtn import rtn
 
-ROUNDINGS: tuple[Rounding, ...] = (Rounding("rtn", portable=True, round=rtn),)
+ROUNDINGS: tuple[Rounding, ...] = (
+    Rounding("rtn", portable=True, round=rtn),
+    Rounding("hqq", portable=True, round=hqq),
+)
 
 BY_NAME: dict[str, Rounding] = {rounding.name: rounding for rounding in ROUNDINGS}
 

@@ -48,7 +48,7 @@ class Engine:
         chunk: int = CHUNK,
     ) -> None:
         """context    tokens of each sequence; None: the model's, at most 4096
-        precision  "int8" or "float", see `higgsx.kernels.precision`; None: as HIGGSX_PRECISION says
+        precision  "int8", "fast" or "float", see `higgsx.kernels.precision`; None: as HIGGSX_PRECISION says
         cache      "f16", "bf16" or "f32": keys and values
         threads    of this process from now on; None: as they are
         chunk      tokens of a prompt that are computed together

@@ -54,7 +54,7 @@ class Lean(Engine):
 
     def __init__(self, archive: Archive, **options: Any) -> None:
         self._archive, self._ahead = archive, Prefetch(archive)
-        # the disk works while the tokenizer is made, which takes longer than everything else here
+        # the disk works while the program is made
         self._ahead.start()
         try:
             super().__init__(archive, **options)

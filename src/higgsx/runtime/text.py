@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from higgsx.errors import FormatError, TextError
@@ -24,23 +25,30 @@ class Tokenizer:
     """
 
     def __init__(self, assets: Mapping[str, bytes]) -> None:
-        """assets: contents by file name, from anyone. TextError where `tokenizer.json` is missing or none."""
-        import tokenizers
-
+        """assets: contents by file name, from anyone. TextError where `tokenizer.json` is missing. It is read
+        at its first use, which takes longer than loading the model; TextError then where it is none."""
         if "tokenizer.json" not in assets:
             raise TextError("the file has no tokenizer.json", code="TOKENIZER")
-        data = assets["tokenizer.json"]
-        if len(data) > MAX_TOKENIZER:
-            raise TextError("tokenizer.json is too long", got=len(data), expected=f"at most {MAX_TOKENIZER}")
-        try:
-            self._tokenizer = tokenizers.Tokenizer.from_buffer(data)
-        except Exception as error:  # the library raises plain exceptions
-            raise TextError("is no tokenizer", where="tokenizer.json", got=str(error)[:200]) from None
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
+        self._data = assets["tokenizer.json"]
+        if len(self._data) > MAX_TOKENIZER:
+            got, most = len(self._data), f"at most {MAX_TOKENIZER}"
+            raise TextError("tokenizer.json is too long", got=got, expected=most)
         settings = _object(assets, "tokenizer_config.json")
         self.special = _special(_object(assets, "special_tokens_map.json"), settings)
         self.template = _template(assets, settings)
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        import tokenizers
+
+        try:
+            made = tokenizers.Tokenizer.from_buffer(self._data)
+        except Exception as error:  # the library raises plain exceptions
+            raise TextError("is no tokenizer", where="tokenizer.json", got=str(error)[:200]) from None
+        self._data = b""
+        made.no_padding()
+        made.no_truncation()
+        return made
 
     def encode(self, text: str, special: bool = True) -> list[int]:
         """special: with the tokens that the model's own rules add, such as the one that begins a text."""

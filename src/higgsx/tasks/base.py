@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -48,10 +48,20 @@ class ModelHandle(Protocol):
 
 
 class Task(Protocol):
-    """A kind of work whose outputs are scores over a fixed set at each of several positions."""
+    """A kind of work whose outputs are one row of numbers at each of several positions.
+
+    kind     what it is: "language", "speech", "pairs", "encoder", "image", "labels", "outputs"
+    outputs  what a row is: "logits", scores over a fixed set; "vectors", hidden states
+    """
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def outputs(self) -> Literal["logits", "vectors"]: ...
 
     def call(self, model: Any, batch: Any) -> Tensor:
-        """Scores (logits) [positions, outputs] of the model for one batch."""
+        """Rows [positions, outputs] of the model for one batch; differentiable where gradients are on."""
         ...
 
     def pieces(self, model: Any, batch: Any, positions: int) -> Iterator[Tensor]:
@@ -59,8 +69,25 @@ class Task(Protocol):
         ...
 
     def labels(self, batch: Any) -> Tensor:
-        """int64 [positions]: the right output at each position, or `NO_LABEL`."""
+        """int64 [positions]: the right output at each position, or `NO_LABEL` where it does not count.
+        Of vectors 0 where a position counts."""
         ...
+
+    def tokens(self, batch: Any) -> int:
+        """Positions that count."""
+        ...
+
+
+@dataclass(frozen=True)
+class Batches:
+    """What a model is run on: domain → batches of its task; and in words, for the damage record."""
+
+    members: Mapping[str, Sequence[Any]]
+    described: str
+
+    def all(self) -> list[Any]:
+        """Every batch, domain after domain."""
+        return [batch for members in self.members.values() for batch in members]
 
 
 @dataclass(frozen=True)

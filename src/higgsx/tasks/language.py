@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,9 @@ class LanguageModel:
     changes the logits after its head (a cap, a scale) is noticed and called whole.
     """
 
+    kind = "language"
+    outputs: Literal["logits"] = "logits"
+
     def __init__(
         self,
         forward: Callable[[Any, Tensor], Tensor] = call_plainly,
@@ -47,6 +50,9 @@ class LanguageModel:
         end = torch.full((1,), NO_LABEL, dtype=torch.int64, device=batch.device)
         return torch.cat([batch[0, 1:], end])
 
+    def tokens(self, batch: Tensor) -> int:
+        return batch.shape[1] - 1
+
     def pieces(self, model: Any, batch: Tensor, positions: int) -> Iterator[Tensor]:
         head = None if self._head is None or model in self._whole else self._head(model)
         hidden = None if head is None else self._before_head(model, head, batch)
@@ -55,6 +61,14 @@ class LanguageModel:
             return
         for part in hidden.split(positions, dim=1):
             yield head(part)[0]
+
+    def stages(self, model: Any, batch: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]] | None:
+        """What enters the head [T, H], and the head of some rows of it; None where the logits come whole."""
+        head = None if self._head is None or model in self._whole else self._head(model)
+        hidden = None if head is None else self._before_head(model, head, batch)
+        if head is None or hidden is None:
+            return None
+        return hidden[0], lambda rows: head(rows[None])[0]
 
     def _before_head(self, model: Any, head: nn.Module, batch: Tensor) -> Tensor | None:
         """What enters the head [1, T, H], or None if the head's output is not the model's."""

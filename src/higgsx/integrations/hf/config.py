@@ -24,6 +24,8 @@ class HiggsxConfig(QuantizationConfigMixin):
     keep    patterns of tensor names that stay exact
     allow   codes that may be used, empty: the default palette
     method  the rounding
+    gradients, calibration, calibration_tokens  as in `higgsx.compress`: learn which weights matter, from text
+            that the model writes itself or from a file; neither is saved with the model
     tensors what is compressed and how: parameter name → descriptor. Written by `save_pretrained`; given by a
             person, it is followed as it is and the budget is not used
     names   whose names the tensors to load have: the `model`'s own, or those of a `checkpoint`
@@ -39,6 +41,9 @@ class HiggsxConfig(QuantizationConfigMixin):
         keep: Sequence[str] = (),
         allow: Sequence[str] = (),
         method: str = "rtn",
+        gradients: bool = False,
+        calibration: str | None = None,
+        calibration_tokens: int | None = None,
         tensors: Mapping[str, Mapping[str, object]] | None = None,
         names: str = "model",
         modules_to_not_convert: Sequence[str] | None = None,
@@ -46,6 +51,7 @@ class HiggsxConfig(QuantizationConfigMixin):
         quant_method: str = METHOD,
         **unknown: object,
     ) -> None:
+        from higgsx.pipeline.learn import Learning
         from higgsx.pipeline.options import Options
 
         if unknown:
@@ -64,6 +70,7 @@ class HiggsxConfig(QuantizationConfigMixin):
             )
         kept = [*keep, *(f"*{module}.*" for module in modules_to_not_convert or ())]
         options = Options.make(bits, size, policy, kept, list(allow), method)
+        self._learning = Learning.make(gradients, calibration, calibration_tokens)
         # a word of ours where transformers has a list of its own
         self.quant_method = METHOD  # type: ignore[assignment]
         self.version = VERSION
@@ -82,6 +89,14 @@ class HiggsxConfig(QuantizationConfigMixin):
         from higgsx.pipeline.options import Options
 
         return Options.make(self.bits, self.size, self.policy, self.keep, self.allow, self.method)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Without what steered the plan only while it was made: a saved model has its tensors."""
+        return {key: value for key, value in super().to_dict().items() if key != "_learning"}
+
+    def learning(self) -> Any:
+        """What is to be learned first, as `higgsx.pipeline.learn.Learning`."""
+        return self._learning
 
     def descriptors(self) -> dict[str, Descriptor]:
         """`tensors`, parsed. FormatError with the name of the tensor."""

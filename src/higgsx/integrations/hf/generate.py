@@ -125,11 +125,13 @@ def generate(
     settings: Settings | None = None,
     on_text: OnText | None = None,
 ) -> Generated:
-    """Continue a prompt. TextError without a tokenizer."""
+    """Continue a prompt; with an encoder and a decoder, turn it into another text. TextError without a
+    tokenizer."""
     if tokenizer is None:
         raise TextError("the file has no tokenizer", remedy="compress a folder that holds one")
     ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
-    return _run(model, tokenizer, ids, settings, on_text, continues=True)
+    two = bool(getattr(model.config, "is_encoder_decoder", False))
+    return _run(model, tokenizer, ids, settings, on_text, continues=not two)
 
 
 def _run(

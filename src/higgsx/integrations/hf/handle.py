@@ -41,6 +41,11 @@ class Handle:
         self._shapes = dict(tensor_shapes)
         self._folder = folder
 
+    @property
+    def folder(self) -> Path | None:
+        """Where weights and tokenizer lie, None where there is only structure."""
+        return self._folder
+
     def skeleton(self) -> PreTrainedModel:
         """A fresh model on the meta device in the checkpoint's dtype, evaluation mode, ties made."""
         # `call` must not try things out at its first use: whoever watches it would see them
@@ -69,6 +74,12 @@ class Handle:
             ) from self._masks  # fmt: skip
         with torch.no_grad():
             return model(**inputs.tiny(_pretrained(model), self._masks))
+
+    def tiny(self, model: nn.Module) -> dict[str, Any]:
+        """The arguments of `call`."""
+        if isinstance(self._masks, Exception):
+            raise ModelError("cannot be run without values", where=self.cls.__name__) from self._masks
+        return inputs.tiny(_pretrained(model), self._masks)
 
     @cached_property
     def _masks(self) -> tuple[str, ...] | Exception:

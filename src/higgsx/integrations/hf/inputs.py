@@ -39,7 +39,7 @@ def tiny(model: PreTrainedModel, masks: tuple[str, ...]) -> dict[str, Any]:
     if main == "input_values":
         found[main] = torch.zeros(1, _SAMPLES, dtype=model.dtype, device=device)
     if main == "pixel_values" or (_has_two_towers(model) and "pixel_values" in signature):
-        found["pixel_values"] = torch.zeros(1, *_picture(model.config), dtype=model.dtype, device=device)
+        found["pixel_values"] = torch.zeros(1, *picture(model.config), dtype=model.dtype, device=device)
     if _is_encoder_decoder(model) and "decoder_input_ids" in signature:
         found["decoder_input_ids"] = _ids(model, device)
     for mask in masks:
@@ -79,7 +79,8 @@ def _spectrum(config: Any) -> tuple[int, int]:
     return _FRAMES, _field(config, "input_feat_per_channel", 80) if channels is None else channels
 
 
-def _picture(config: Any) -> tuple[int, int, int]:
+def picture(config: Any) -> tuple[int, int, int]:
+    """Channels, height and width of what the model sees."""
     vision = getattr(config, "vision_config", config)
     size = _field(vision, "image_size", 224)
     height, width = size if isinstance(size, (list, tuple)) else (size, size)

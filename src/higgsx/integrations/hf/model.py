@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -15,13 +16,20 @@ from transformers import PreTrainedModel
 
 from higgsx.archive import Archive
 from higgsx.errors import FormatError, ModelError
+from higgsx.fidelity.quality import Judge
+from higgsx.fidelity.texts import Part
+from higgsx.integrations.hf import material
+from higgsx.integrations.hf.answers import Teller, Transcriber, Writer
 from higgsx.integrations.hf.handle import Handle
 from higgsx.integrations.hf.load import load_model
+from higgsx.integrations.hf.pairs import Writing
+from higgsx.integrations.hf.speech import hearing_of
+from higgsx.integrations.hf.tasks import task_of
 from higgsx.integrations.hf.tokenizers import load_tokenizer
 from higgsx.kernels.precision import current
 from higgsx.kernels.select import choose
 from higgsx.source.checkpoint import Checkpoint
-from higgsx.tasks import Encoder, LanguageModel, Task
+from higgsx.tasks import Batches, Encoder, Task
 from higgsx.units import format_bytes
 
 _log = logging.getLogger("higgsx")
@@ -48,17 +56,53 @@ class HFModel(Handle):
         return model
 
     @cached_property
-    def task(self) -> Task | None:
-        """Language models predict the next token; other kinds of models have no task yet."""
-        if not self.cls.__name__.endswith(("ForCausalLM", "LMHeadModel")) or self.config.is_encoder_decoder:
+    def task(self) -> Task:
+        """By the tables of transformers; `Outputs` where they say nothing that is known here."""
+        return task_of(self.cls, self.config, self.folder)
+
+    @cached_property
+    def lacks(self) -> str | None:
+        """What is missing so that batches can be made, None if nothing is."""
+        return material.lacks(self)
+
+    @property
+    def mute(self) -> str | None:
+        """Why the model cannot be called without knowing what it does, None if it can."""
+        try:
+            self.call(self.skeleton())
+        except ModelError as error:
+            return str(error)
+        return None
+
+    def judge(self) -> Judge | None:
+        """Lets models of this kind do their work; None where there is no answer to rate."""
+        if self.lacks is not None:
             return None
-        return LanguageModel(_logits, PreTrainedModel.get_output_embeddings)
+        if self.task.kind == "speech":
+            return Transcriber(hearing_of(self))
+        if self.task.kind == "pairs":
+            return Writer(Writing(self.config, self.tokenizer(), self.positions))
+        if self.task.kind == "image":
+            return Teller({int(number): str(name) for number, name in self.config.id2label.items()})
+        return None
 
     @property
     def positions(self) -> int | None:
         """Tokens that the configuration allows at most, None if it says nothing."""
         most = getattr(self.config.get_text_config(), "max_position_embeddings", None)
         return most if isinstance(most, int) and most > 0 else None
+
+    def batches(
+        self,
+        model: Callable[[], nn.Module],
+        path: Path | None,
+        most_tokens: int,
+        window: int | None,
+        part: Part,
+        shared: bool = False,
+    ) -> Batches:
+        """See `higgsx.pipeline.check.Checkable.batches`."""
+        return material.make(self, model, path, most_tokens, window, part, shared)
 
     def encoder(self) -> Encoder | None:
         tokenizer = self.tokenizer()
@@ -95,11 +139,6 @@ class HFModel(Handle):
     def load(self, archive: Archive, dtype: torch.dtype) -> nn.Module:
         """The compressed model, expanded."""
         return model_of(archive, dtype=dtype, device=None, packed=False)
-
-
-def _logits(model: Any, window: Tensor) -> Tensor:
-    logits: Tensor = model(input_ids=window, use_cache=False).logits
-    return logits
 
 
 def _first(tokenizer: Any) -> int | None:

@@ -14,7 +14,6 @@ from transformers.core_model_loading import ConversionOps
 from higgsx.descriptor import Descriptor
 from higgsx.errors import UsageError
 from higgsx.integrations.hf.config import HiggsxConfig
-from higgsx.integrations.hf.handle import Handle
 from higgsx.integrations.hf.ties import owner_of
 from higgsx.nn.packed import packed_of, packed_parameters
 
@@ -43,21 +42,24 @@ def plan(config: HiggsxConfig, model: PreTrainedModel, files: list[str] | None) 
 
 def _planned(config: HiggsxConfig, model: PreTrainedModel, folder: Path) -> dict[str, Descriptor]:
     """The plan that `higgsx.compress` makes of the same folder with the same options."""
+    from higgsx.integrations.hf.model import HFModel
     from higgsx.pipeline.draft import descriptors_of
-    from higgsx.pipeline.plan import cost_table, make_plan
+    from higgsx.pipeline.plan import make_plan
     from higgsx.pipeline.survey import survey
+    from higgsx.pipeline.tables import obtain
     from higgsx.source.checkpoint import Checkpoint
 
     options = config.options()
     source = Checkpoint.open(folder)
     try:
-        handle = Handle(
+        handle = HFModel(
             _config_of(model), {name: info.shape for name, info in source.tensors.items()}, folder
         )
         # transformers builds its model on the meta device meanwhile; what is read and tried here is real
         with torch.device("cpu"):
             items = survey(source, handle, options.policy, options.keep)
-            chosen = make_plan(source, items, cost_table(source, items, options), options)
+            table, _ = obtain(source, handle, items, options, config.learning())
+            chosen = make_plan(source, items, table, options)
         chosen.require_budget()
         descriptors = descriptors_of(items, chosen)
     finally:

@@ -1,0 +1,1 @@
+"""Parts of `benchmarks/fidelity.py` and `benchmarks/prediction.py`."""

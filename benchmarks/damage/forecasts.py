@@ -1,0 +1,86 @@
+"""What `benchmarks/prediction.py` found, as text; rank correlation."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from common import markdown
+
+_INTRO = """## Predicted against measured
+
+Printed by `benchmarks/prediction.py`; nothing here is typed by hand. {machine}.
+
+- One group at a time gets gauss8.b64 while all others are exact; KL on held-back text. Of many groups those
+  at evenly spaced places of the order by predicted loss, and what the model reads and says.
+- Rank correlation: Spearman's, over these groups. Factor: measured over predicted; "spread" are its quartiles
+  over groups.
+- Whole plans: what the planner chooses at these bits by each prediction."""
+KINDS = ("without data", "gradients")
+
+
+def spearman(a: Sequence[float], b: Sequence[float]) -> float:
+    """Correlation of ranks, equal values sharing the mean of their ranks (C. Spearman, 1904)."""
+    ranks = [_ranks(np.asarray(values, dtype=np.float64)) for values in (a, b)]
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(count)
+    return (ends - (count - 1) / 2)[place]
+
+
+def block(data: Mapping[str, Any]) -> str:
+    parts = [_INTRO.format(machine=data["machine"])]
+    for name, model in data["models"].items():
+        parts.append(f"### {name}\n\n{_groups(model)}\n\n{_totals(model)}\n\n{_by_kind(model)}")
+    return "\n\n".join(parts)
+
+
+def _groups(model: Mapping[str, Any]) -> str:
+    rows = list(model["groups"].values())
+    lines = []
+    for kind in KINDS:
+        factors = sorted(row["measured"] / row[kind] for row in rows)
+        low, middle, high = statistics.quantiles(factors, n=4)
+        found = spearman([row[kind] for row in rows], [row["measured"] for row in rows])
+        verdict = "reached" if found >= 0.8 else "missed"
+        lines.append(
+            (
+                kind,
+                f"{len(rows)} of {model['of']}",
+                f"{found:.3f}",
+                f"{middle:.2f}",
+                f"{low:.2f} to {high:.2f}",
+                verdict,
+            )
+        )
+    return markdown(lines, ("prediction", "groups", "rank correlation", "factor", "spread", "target 0.8"))
+
+
+def _totals(model: Mapping[str, Any]) -> str:
+    lines = []
+    for key, row in model["totals"].items():
+        factor = row["measured"] / row["predicted"]
+        verdict = "reached" if 0.5 <= factor <= 2 else "missed"
+        measured = f"{row['measured']:.3g} ± {row['error']:.1g}"
+        lines.append((key, f"{row['predicted']:.3g}", measured, f"{factor:.2f}", verdict))
+    return markdown(lines, ("plan", "predicted", "measured", "factor", "within 2"))
+
+
+def _by_kind(model: Mapping[str, Any]) -> str:
+    """The factor of each kind of weight: one that is the same in all layers could be calibrated."""
+    kinds: dict[str, list[Mapping[str, Any]]] = {}
+    for name, row in model["groups"].items():
+        kind = ".".join(
+            part for part in name.split(".") if not part.isdigit() and part not in ("weight", "model")
+        )
+        kinds.setdefault(kind, []).append(row)
+    lines = []
+    for kind, rows in kinds.items():
+        cells = [f"{statistics.median(row['measured'] / row[how] for row in rows):.2f}" for how in KINDS]
+        lines.append((kind, len(rows), *cells))
+    return markdown(lines, ("kind of weight", "groups", "factor without data", "factor with gradients"))

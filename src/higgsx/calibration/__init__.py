@@ -1,0 +1,1 @@
+"""What calibration learns of a model from data: how much an error in each row of each weight costs."""

@@ -1,0 +1,90 @@
+"""Windows of tokens for a language model: of a text, or of openings that the model itself continues."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from higgsx.errors import UsageError
+from higgsx.fidelity.openings import Generate, continue_openings, load_openings
+from higgsx.fidelity.texts import Part, cut, encode, text_windows
+from higgsx.tasks import Batches, Encoder
+
+OPENINGS_WINDOW = {"check": 64, "calibration": 256}
+"""Tokens of a window of the model's own continuations, where nothing else is asked for."""
+TEXT_WINDOW = 256
+_SEEDS = {"check": 0, "calibration": 1000}
+"""The parts draw differently, so that damage is never measured on what was learned from."""
+
+
+def language_batches(
+    model: Callable[[], nn.Module],
+    sampler: Callable[[nn.Module], Generate],
+    encoder: Encoder,
+    positions: int | None,
+    path: Path | None,
+    most_tokens: int,
+    window: int | None,
+    part: Part,
+    shared: bool,
+) -> Batches:
+    """See `higgsx.pipeline.check.Checkable.batches`. TextError for a text that is too short or no text."""
+    asked = window or (TEXT_WINDOW if path is not None else OPENINGS_WINDOW[part])
+    if window is not None and positions is not None and window > positions:
+        raise UsageError("window is longer than the model can take", got=window, expected=positions)
+    length = asked if positions is None else min(asked, positions)
+    most = max(1, most_tokens // length)
+    if path is not None:
+        found = text_windows(path, encoder, length, most, part if shared else None)
+        front = "with" if encoder.first is not None else "without"
+        return Batches({"text": found}, f"windows of {length} tokens, {front} a beginning-of-text token")
+    for members in load_openings().values():
+        for opening in members:
+            encode(opening, encoder, "tokenizer")
+    try:
+        drawn = _continued(sampler(model()), encoder, length, most, part)
+    except RuntimeError:  # nothing can be drawn from NaN; measuring will find it, and the gate say it
+        texts = [text for members in load_openings().values() for text in members]
+        ids = [token for text in texts for token in encode(text, encoder, "openings")]
+        return Batches({"openings": cut(ids, encoder, length, most)}, "openings of this package")
+    return Batches(drawn, "openings of this package, continued by the original")
+
+
+def _continued(
+    generate: Generate, encoder: Encoder, length: int, most: int, part: Part
+) -> Mapping[str, Sequence[Tensor]]:
+    """At most `most` windows, spread over the domains. To measure, every opening is used once."""
+    openings = load_openings()
+    found: dict[str, list[Tensor]] = {}
+    left, seed = most, _SEEDS[part]
+    while left > 0:
+        used = _spread(openings, left)
+        drawn = continue_openings(generate, encoder, used, length=length, seed=seed)
+        for domain, windows in drawn.items():
+            found.setdefault(domain, []).extend(windows)
+        left -= sum(map(len, drawn.values()))
+        seed += 1
+        if part == "check":
+            break
+    return found
+
+
+def _spread(openings: Mapping[str, Sequence[str]], most: int) -> dict[str, list[str]]:
+    """At most `most` openings, one of each domain in turn."""
+    chosen = set(_turns(openings)[:most])
+    return {
+        domain: [text for place, text in enumerate(members) if (domain, place) in chosen]
+        for domain, members in openings.items()
+    }
+
+
+def _turns(openings: Mapping[str, Sequence[str]]) -> list[tuple[str, int]]:
+    def pairs() -> Iterator[tuple[str, int]]:
+        for place in range(max(map(len, openings.values()))):
+            for domain, members in openings.items():
+                if place < len(members):
+                    yield domain, place
+
+    return list(pairs())

@@ -1,0 +1,298 @@
+"""What calibration learns of a model before a plan is made: sensitivities, and how far they hold."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psutil
+import torch
+from blake3 import blake3
+from torch import nn
+
+from higgsx.calibration.bends import COARSE, COARSE_ROWS, FINE, measure_bends
+from higgsx.calibration.sensitivity import sensitivities
+from higgsx.calibration.statistics import Statistics
+from higgsx.codecs.codebook import Codebook
+from higgsx.errors import HiggsxError, MemoryBudgetError, ModelError, TextError, UsageError
+from higgsx.pipeline.candidates import descriptor_of
+from higgsx.pipeline.check import Checkable, early
+from higgsx.pipeline.encode import encode_tensor
+from higgsx.pipeline.survey import Item
+from higgsx.pipeline.threads import one_thread_each
+from higgsx.source.checkpoint import Checkpoint
+from higgsx.tasks import Batches
+from higgsx.units import format_bytes
+
+TOKENS = 8_192
+"""Tokens to learn from, unless asked for otherwise. Measured on a model of 0.5 B: plans from two disjoint
+4,000 tokens lose 0.3 % more than each other's best, so more would change nothing."""
+MOST_TOKENS = 16_384
+FEWEST_TOKENS = 256
+"""Below this a text is refused: single rows would be noise."""
+_CODES = {
+    FINE: Codebook.plain("gauss16", 64),
+    COARSE: Codebook.plain("gauss4", 64),
+    COARSE_ROWS: Codebook.plain("gauss4", 0),
+}
+_AT_ONCE = 1 << 23
+"""Weights of a tensor that are encoded at a time."""
+_log = logging.getLogger("higgsx")
+
+
+@dataclass(frozen=True)
+class Learning:
+    """gradients  whether to learn anything
+    path       the user's material (a text, clips, pairs …); None: from nothing. Implies gradients
+    tokens     positions to learn from at most
+    """
+
+    gradients: bool = False
+    path: Path | None = None
+    tokens: int = TOKENS
+
+    def __post_init__(self) -> None:
+        if type(self.tokens) is not int or not FEWEST_TOKENS <= self.tokens <= MOST_TOKENS:
+            raise UsageError(
+                "not a number of tokens to learn from",
+                got=self.tokens,
+                expected=f"{FEWEST_TOKENS} to {MOST_TOKENS}",
+            )
+        if self.path is not None:
+            object.__setattr__(self, "gradients", True)
+
+    @classmethod
+    def make(
+        cls, gradients: bool = False, calibration: str | Path | None = None, tokens: int | None = None
+    ) -> Learning:
+        """From what people type."""
+        path = None if calibration is None else Path(calibration)
+        if tokens is not None and not gradients and path is None:
+            raise UsageError("tokens to learn from, but nothing is to be learned", expected="gradients too")
+        return cls(gradients, path, TOKENS if tokens is None else tokens)
+
+    def described(self) -> dict[str, object] | None:
+        """What of it decides the result; None where nothing is learned. No paths."""
+        if not self.gradients:
+            return None
+        return {"tokens": self.tokens, "material": "" if self.path is None else _digest(self.path)}
+
+
+def _digest(path: Path) -> str:
+    """BLAKE3 of a file, or of all files in a folder with their names."""
+    found = blake3()
+    for file in [path] if not path.is_dir() else sorted(one for one in path.rglob("*") if one.is_file()):
+        found.update(b"" if file == path else f"\0{file.relative_to(path)}\0".encode())
+        found.update_mmap(file) if file.is_file() and file.stat().st_size else None
+    return found.hexdigest()
+
+
+def require_learnable(
+    source: Checkpoint, handle: Checkable, learning: Learning, shared: bool = False
+) -> None:
+    """Whatever can fail before the model is loaded: its task, the material, RAM. TextError, ModelError or
+    MemoryBudgetError. Says in a warning how many tokens are missing."""
+    if not learning.gradients:
+        return
+    task = handle.task
+    if task is None or handle.lacks is not None:
+        raise ModelError(
+            "nothing can be learned of this model",
+            where=source.folder,
+            got=handle.lacks or "no task is known for it",
+            remedy="compress it without gradients",
+        )
+    found = early(handle, learning.path, learning.tokens, None, "calibration", shared)
+    if found is not None and learning.path is not None:
+        _count(found, handle, learning)
+    free = psutil.virtual_memory().available
+    if ram(source) > free:
+        raise MemoryBudgetError(
+            "the gradient pass does not fit the free RAM", got=format_bytes(free),
+            expected=format_bytes(ram(source)), remedy="close other programs, or compress without gradients",
+        )  # fmt: skip
+
+
+def _count(batches: Batches, handle: Checkable, learning: Learning) -> int:
+    task = handle.task
+    have = 0 if task is None else sum(task.tokens(batch) for batch in batches.all())
+    if have < FEWEST_TOKENS and learning.path is not None:
+        raise TextError(
+            "too little to learn from", where=learning.path, got=f"{have} tokens",
+            expected=f"{FEWEST_TOKENS} or more ({FEWEST_TOKENS - have} are missing)",
+            remedy="give more, or leave the file out: then the model writes its own text",
+        )  # fmt: skip
+    # a window predicts one token less than it holds, and what is left over is not used
+    if have < 0.9 * learning.tokens and learning.path is not None:
+        _log.warning(
+            "%s: %d tokens to learn from, %d are missing; going on",
+            learning.path,
+            have,
+            learning.tokens - have,
+        )
+    return have
+
+
+def ram(source: Checkpoint) -> int:
+    """Bytes that learning takes: the model in fp32, activations of one batch, its largest kind of layer once
+    more."""
+    weights = sum(info.nbytes // info.torch_dtype.itemsize for info in source.tensors.values())
+    return int(4 * weights * _MORE) + _FIXED
+
+
+_MORE, _FIXED = 1.45, 1 << 30
+"""As measured on models of 0.5 and 1.5 B; see docs/compressing.md."""
+
+
+def learnable(handle: Checkable) -> bool:
+    """Whether gradients can be had at all."""
+    try:
+        return handle.task is not None and handle.lacks is None
+    except HiggsxError:  # a tokenizer that cannot be made is no reason to fail where none is needed
+        return False
+
+
+def learning_seconds(source: Checkpoint, tokens: int) -> float:
+    """About how long learning takes, from the speed of products that this machine shows now."""
+    weights = sum(info.nbytes // info.torch_dtype.itemsize for info in source.tensors.values())
+    x, w = torch.zeros(256, 1024), torch.zeros(2048, 1024)
+    torch.nn.functional.linear(x, w)
+    begin = time.perf_counter()
+    for _ in range(8):
+        torch.nn.functional.linear(x, w)
+    speed = 8 * 2 * x.numel() * len(w) / (time.perf_counter() - begin)
+    return _OPERATIONS * weights * tokens / speed
+
+
+_OPERATIONS = 24.0
+"""Operations for each weight and token: 2 forward, 2 backward, the rest is drawing text and measuring kinds
+of layers. As measured on a model of 0.5 B."""
+
+
+def advice(source: Checkpoint, handle: Checkable, tokens: int) -> str:
+    """What gradients would take and win, in one line; empty where nothing can be learned."""
+    if not learnable(handle):
+        return ""
+    seconds = learning_seconds(source, tokens)
+    long = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+    return f"--gradients would take about {long} and {format_bytes(ram(source))} of RAM; {_WINS}"
+
+
+_WINS = "on a model of 0.5 B they lowered the loss by 2 % at 4.25 bits, 15 % at 3.5 and 5 % at 3"
+"""As measured by benchmarks/fidelity.py, see docs/results.md."""
+
+
+def learn(
+    source: Checkpoint,
+    handle: Checkable,
+    items: Sequence[Item],
+    learning: Learning,
+    shared: bool = False,
+    progress: object = None,
+) -> Statistics:
+    """One pass over the material. The model is held in fp32 meanwhile.
+
+    shared  the same material serves the check: only its share of it is learned from
+    """
+    tell = progress if callable(progress) else _silent
+    task = handle.task
+    if task is None:
+        raise ModelError("no task is known for this kind of model", where=source.folder)
+    # once it has been set, libraries under torch divide their work in one way, else as they like
+    torch.set_num_threads(torch.get_num_threads())
+    model = handle.materialise(torch.float32)
+    tell("drawing text", 0, 1)
+    batches = handle.batches(lambda: model, learning.path, learning.tokens, None, "calibration", shared)
+    _count(batches, handle, learning)
+    every = batches.all()
+    known = _known(model, handle, items)
+    found = sensitivities(
+        model, task, every, {name: item.axes for name, item in known.items()}, text=batches.described,
+        total=len(every), progress=lambda done, total: tell("learning", done, total),
+    )  # fmt: skip
+    inputs = {name: item.plain.matrix.inputs for name, item in known.items()}
+
+    @contextmanager
+    def coded(names: Sequence[str], code: str) -> Iterator[Mapping[str, float]]:
+        with _replaced(model, source, {name: known[name] for name in names}, code) as errors:
+            yield errors
+
+    bends = measure_bends(
+        model, task, every, found, inputs, coded,
+        lambda done, total: tell("measuring kinds of layers", done, total),
+    )  # fmt: skip
+    return replace(found, bends=bends)
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """No progress is shown."""
+
+
+def _known(model: nn.Module, handle: Checkable, items: Sequence[Item]) -> dict[str, Item]:
+    """Parameter name → item, of all that may be compressed and that the model holds as it is stored."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    found = {}
+    for item in items:
+        name = next((handle.names[one] for one in item.names if one in handle.names), None)
+        if name in parameters and item.axes and not item.why:
+            found[str(name)] = item
+    return found
+
+
+def _energy(x: torch.Tensor) -> float:
+    return float(x.square().sum(dtype=torch.float64))
+
+
+@contextmanager
+def _replaced(
+    model: nn.Module, source: Checkpoint, items: Mapping[str, Item], code: str
+) -> Iterator[Mapping[str, float]]:
+    """Parameters as they are after a code, with their relative squared errors; read anew afterwards."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    codec = _CODES[code]
+    fit = {
+        name: item
+        for name, item in items.items()
+        if codec.accepts(item.plain.matrix, item.info.dtype) is None
+    }
+
+    def one(part: tuple[str, int, int]) -> tuple[str, float, float]:
+        """Name, squared error and squared weights of some rows."""
+        name, begin, end = part
+        item = fit[name]
+        whole = descriptor_of(item, codec)
+        shape = (end - begin, *whole.shape[1:])
+        weight = source.read_rows(item.name, begin, end)
+        settled, arrays = encode_tensor(weight, replace(whole, shape=shape), where=item.name)
+        decoded = settled.decode(arrays)
+        weight = weight.float()
+        parameters[name].data[begin:end].copy_(decoded)
+        return name, _energy(decoded - weight), _energy(weight)
+
+    def back(name: str) -> None:
+        for _, begin, end in _parts({name: fit[name]}):
+            parameters[name].data[begin:end].copy_(source.read_rows(fit[name].name, begin, end))
+
+    try:
+        sums: dict[str, list[float]] = {name: [0.0, 0.0] for name in fit}
+        with one_thread_each() as pool:
+            for name, error, power in pool.map(one, _parts(fit)):
+                sums[name][0] += error
+                sums[name][1] += power
+        yield {name: error / power for name, (error, power) in sums.items() if power > 0}
+    finally:
+        for name in fit:
+            back(name)
+
+
+def _parts(items: Mapping[str, Item]) -> Iterator[tuple[str, int, int]]:
+    """Every tensor, those whose first dimension counts outputs or experts some of them at a time."""
+    for name, item in items.items():
+        count = item.info.shape[0]
+        step = count if item.axes == "io" else max(1, _AT_ONCE * count // item.weights)
+        for begin in range(0, count, step):
+            yield name, begin, min(begin + step, count)

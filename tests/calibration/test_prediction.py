@@ -1,0 +1,100 @@
+"""What sensitivities predict, and what the model then loses: on the trained model that the package brings."""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from higgsx.calibration.bends import COARSE, COARSE_ROWS, FINE, _fitted, measure_bends
+from higgsx.calibration.sensitivity import sensitivities
+from higgsx.calibration.statistics import Bend, kind_of
+from higgsx.fidelity.compare import compare
+from higgsx.fidelity.report import Arithmetic
+from higgsx.integrations.hf.model import HFModel
+from higgsx.pipeline.survey import survey
+from higgsx.source.hub import open_source
+
+MODE = Arithmetic("fp32", "fp32")
+
+
+@pytest.fixture(scope="module")
+def learned(tales: Path):
+    source = open_source(str(tales))
+    handle = HFModel.of(source)
+    model = handle.materialise(torch.float32)
+    batches = handle.batches(lambda: model, None, 2000, 64, "calibration").all()
+    items = {handle.names[item.name]: item for item in survey(source, handle) if not item.why and item.axes}
+    axes = {name: item.axes for name, item in items.items()}
+    found = sensitivities(model, handle.task, batches, axes, text="openings")
+    yield handle, model, batches, items, found
+    source.close()
+
+
+@contextmanager
+def noise(model, names, level):
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    generator = torch.Generator().manual_seed(0)
+    before = {name: parameters[name].detach().clone() for name in names}
+    for name, values in before.items():
+        size = (level * values.square().mean(1, keepdim=True)).sqrt()
+        parameters[name].data.add_(torch.randn(values.shape, generator=generator) * size)
+    try:
+        yield dict.fromkeys(names, level)
+    finally:
+        for name, values in before.items():
+            parameters[name].data.copy_(values)
+
+
+def test_white_noise_costs_what_is_predicted(learned) -> None:
+    handle, model, batches, items, found = learned
+    original = handle.materialise(torch.float32)
+    kinds: dict[str, list[str]] = {}
+    for name in items:
+        kinds.setdefault(kind_of(name), []).append(name)
+    assert len(kinds) > 5
+    ratios = []
+    for names in kinds.values():
+        predicted = sum(found.loss(name, items[name].plain.matrix.inputs, 0.003) for name in names)
+        with noise(model, names, 0.003):
+            damage = compare(original, model, batches, arithmetic=MODE, text="openings", task=handle.task)
+        ratios.append((damage.total.kl.mean.value or 0.0) / predicted)
+    assert all(1 / 2.5 < ratio < 2.5 for ratio in ratios), ratios
+    logs = [math.log(ratio) for ratio in ratios]
+    assert abs(sum(logs) / len(logs)) < math.log(1.5), ratios
+
+
+def test_bends_of_white_noise_are_small(learned) -> None:
+    """The second order holds for it; and the weights come back as they were."""
+    handle, model, batches, items, found = learned
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    inputs = {name: item.plain.matrix.inputs for name, item in items.items()}
+    levels = {FINE: 0.003, COARSE: 0.03, COARSE_ROWS: 0.03}
+    bends = measure_bends(
+        model, handle.task, batches, found, inputs, lambda names, code: noise(model, names, levels[code])
+    )
+    assert set(bends) == {kind_of(name) for name in items}
+    assert all(0.5 <= one.factor <= 2 for one in bends.values())
+    assert all(one.blocks == pytest.approx(one.rows, rel=1e-3, abs=1e-3) for one in bends.values())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_bend_goes_through_what_was_measured() -> None:
+    bend = _fitted({FINE: (0.01, 1.2), COARSE: (0.1, 1.5), COARSE_ROWS: (0.12, 3.0)})
+    assert bend is not None
+    assert bend.of(0.01, False) == pytest.approx(1.2, rel=1e-3)
+    assert bend.of(0.1, False) == pytest.approx(1.5, rel=1e-3)
+    assert bend.of(0.12, True) == pytest.approx(3.0, rel=1e-3)
+    assert _fitted({FINE: (0.01, float("nan"))}) is None
+    assert _fitted({COARSE: (0.1, 1.0)}) is None
+    assert _fitted({FINE: (0.01, 1.1)}) == Bend(1.1, 0.0, 0.0)
+    wild = _fitted({FINE: (0.01, 50.0), COARSE: (0.1, 900.0)})
+    assert wild is not None
+    assert (wild.factor, wild.blocks) == (0.5, 40.0)  # the bounds of what is believed
+
+
+def test_a_kind_is_a_place_in_every_layer() -> None:
+    assert kind_of("a.3.b.12.weight") == kind_of("a.4.b.0.weight") != kind_of("a.4.c.0.weight")
