@@ -22,7 +22,7 @@ from higgsx.pipeline.learn import Learning, learn
 from higgsx.pipeline.survey import Item, survey
 from higgsx.pipeline.threads import one_thread_each
 from higgsx.source.hub import open_source
-from higgsx.tasks import LanguageModel, Task
+from higgsx.tasks import LanguageModel, Task, Wanted
 
 MODE = Arithmetic("weights fp32, arithmetic fp32", "weights fp32, arithmetic fp32")
 NEIGHBOURS = 10
@@ -92,7 +92,7 @@ class Bench:
         """Batches of held-back material by domain."""
         one, found = self.subject, {}
         for domain, path in one.check.items():
-            made = self.handle.batches(lambda: self.model, path, one.most, one.window, "check")
+            made = self.handle.batches(lambda: self.model, Wanted(one.most, path, one.window))
             found[domain] = made.all()
         return found
 

@@ -17,6 +17,7 @@ from higgsx.fidelity.report import Arithmetic
 from higgsx.integrations.hf.model import HFModel
 from higgsx.pipeline.survey import survey
 from higgsx.source.hub import open_source
+from higgsx.tasks import Wanted
 
 MODE = Arithmetic("fp32", "fp32")
 
@@ -26,7 +27,7 @@ def learned(tales: Path):
     source = open_source(str(tales))
     handle = HFModel.of(source)
     model = handle.materialise(torch.float32)
-    batches = handle.batches(lambda: model, None, 2000, 64, "calibration").all()
+    batches = handle.batches(lambda: model, Wanted(2000, window=64, part="calibration")).all()
     items = {handle.names[item.name]: item for item in survey(source, handle) if not item.why and item.axes}
     axes = {name: item.axes for name, item in items.items()}
     found = sensitivities(model, handle.task, batches, axes, text="openings")
@@ -93,7 +94,7 @@ def test_bend_goes_through_what_was_measured() -> None:
     assert _fitted({FINE: (0.01, 1.1)}) == Bend(1.1, 0.0, 0.0)
     wild = _fitted({FINE: (0.01, 50.0), COARSE: (0.1, 900.0)})
     assert wild is not None
-    assert (wild.factor, wild.blocks) == (0.5, 40.0)  # the bounds of what is believed
+    assert (wild.factor, wild.blocks) == (2.0, 40.0)
 
 
 def test_a_kind_is_a_place_in_every_layer() -> None:

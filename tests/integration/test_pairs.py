@@ -12,7 +12,7 @@ import higgsx
 from higgsx.errors import TextError
 from higgsx.integrations.hf.model import HFModel
 from higgsx.source.checkpoint import Checkpoint
-from higgsx.tasks import NO_LABEL
+from higgsx.tasks import NO_LABEL, Wanted
 from task_folders import trained
 
 
@@ -37,7 +37,7 @@ def model(handle: HFModel) -> Any:
 
 
 def made(handle: HFModel, model: Any, path: Path, most: int = 300) -> Any:
-    return handle.batches(lambda: model, path, most, None, "check").all()
+    return handle.batches(lambda: model, Wanted(most, path)).all()
 
 
 def test_targets_are_taught_token_by_token(handle: HFModel, model: Any, words: Path) -> None:

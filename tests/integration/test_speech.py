@@ -14,7 +14,7 @@ from higgsx.errors import TextError, UsageError
 from higgsx.integrations.hf.listening import cut_at_pauses, listener_of
 from higgsx.integrations.hf.model import HFModel
 from higgsx.source.checkpoint import Checkpoint
-from higgsx.tasks import NO_LABEL
+from higgsx.tasks import NO_LABEL, Wanted
 from task_folders import TALES, trained, write_wav
 
 TONE = 0.3 * np.sin(np.arange(16000) / 5)
@@ -50,7 +50,7 @@ def compressed(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(
     handle: HFModel, model: Any, path: Path, most: int = 200, part: Any = "check", shared: bool = False
 ) -> Any:
-    return handle.batches(lambda: model, path, most, None, part, shared).all()
+    return handle.batches(lambda: model, Wanted(most, path, None, part, shared)).all()
 
 
 def test_transcripts_are_taught_word_by_word(handle: HFModel, model: Any, clips: Path) -> None:

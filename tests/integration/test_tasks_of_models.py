@@ -15,7 +15,7 @@ from higgsx.errors import ModelError, TextError, UsageError
 from higgsx.fidelity.report import Damage
 from higgsx.integrations.hf.model import HFModel
 from higgsx.source.checkpoint import Checkpoint
-from higgsx.tasks import NO_LABEL
+from higgsx.tasks import NO_LABEL, Wanted
 from task_folders import MODELS, TALES, task_folder, trained
 
 KINDS = {
@@ -55,9 +55,7 @@ def handle_of(folder: Path) -> HFModel:
 
 def drawn(handle: HFModel, part: Any = "check", most: int = 400, **more: Any) -> Any:
     model = handle.materialise(torch.float32)
-    return model, handle.batches(
-        lambda: model, more.pop("path", None), most, more.pop("window", None), part, **more
-    )
+    return model, handle.batches(lambda: model, Wanted(most, part=part, **more))
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
@@ -230,4 +228,4 @@ def test_a_tokenizer_of_another_model_is_refused(folder: Get, tmp_path: Path) ->
     handle = handle_of(place)
     handle.config.vocab_size = 300
     with pytest.raises(TextError, match="token id that the model does not have"):
-        handle.batches(nn.Identity, None, 100, None, "check")
+        handle.batches(nn.Identity, Wanted(100))

@@ -6,20 +6,17 @@ write it anew.
 
 from __future__ import annotations
 
-import csv
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from blake3 import blake3
+from kept import measured, require_as_before, write
 
-from higgsx.codecs.base import MatrixShape
 from higgsx.codecs.codebook import Codebook
 from higgsx.codecs.grids import TABLES
 from higgsx.codecs.panels import BLOCKS, PanelCodec
 from higgsx.codecs.uniform import BITS, Uniform
-from higgsx.rounding.base import exponent_for
 from higgsx.rounding.rtn import rtn
 from higgsx.transforms.hadamard import Hadamard
 
@@ -53,35 +50,16 @@ def matrices() -> dict[str, torch.Tensor]:
 
 
 def rows() -> list[dict[str, str]]:
-    found = []
-    for name, x in matrices().items():
-        for form in forms():
-            codec = dataclasses.replace(form, exponent=exponent_for(form, x.abs().max()))  # type: ignore[type-var]
-            payload, of_rows = codec.pack(*rtn(codec, x))
-            arrays = {"_hgs": payload} if of_rows is None else {"_hgs": payload, "_hgsr": of_rows}
-            decoded = codec.decode(arrays, MatrixShape(x.shape[1], x.shape[0])).t()
-            error = (decoded.double() - x).square().sum() / x.double().square().sum()
-            digest = blake3(b"".join(array.numpy().tobytes() for array in arrays.values())).hexdigest()
-            found.append({
-                "matrix": name, "codec": form.id, "form": form.label,
-                "bytes": str(sum(array.nbytes for array in arrays.values())),
-                "error": f"{float(error):.4g}", "digest": digest[:12],
-            })  # fmt: skip
-    return found
+    return [
+        {"matrix": name, "codec": form.id, "form": form.label, **measured(form, x, rtn)}
+        for name, x in matrices().items()
+        for form in forms()
+    ]
 
 
 def test_bytes_and_distortion_are_as_before() -> None:
-    with TABLE.open(newline="", encoding="utf-8") as file:
-        before = list(csv.DictReader(file))
-    now = rows()
-    assert len(now) == len(before)
-    changed = [(old, new) for old, new in zip(before, now, strict=True) if old != new]
-    assert not changed, f"{len(changed)} rows differ, first: {changed[0]}"
+    require_as_before(TABLE, rows())
 
 
 if __name__ == "__main__":
-    table = rows()
-    with TABLE.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(table[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table)
+    write(TABLE, rows())

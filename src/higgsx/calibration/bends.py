@@ -83,15 +83,14 @@ def _fitted(ratios: Mapping[str, tuple[float, float]]) -> Bend | None:
     if FINE not in ratios or not all(0 < ratio < float("inf") for _, ratio in ratios.values()):
         return None
     fine_error, fine = ratios[FINE]
-    slope = 0.0
+    slope, factor = 0.0, _bounded(fine, _FACTORS)
     if COARSE in ratios:
         error, ratio = ratios[COARSE]
-        # the line through both points: factor · (1 + slope · e)
-        rise = (ratio - fine) / (error - fine_error)
-        factor = _bounded(fine - rise * fine_error, _FACTORS)
+        # factor · (1 + slope · e) through both points, as steep as it may be where that crosses 0
+        apart = fine * error - ratio * fine_error
+        steep = _bounded((ratio - fine) / apart, _SLOPES) if apart > 0 else _SLOPES[1]
+        factor = _bounded(fine / (1 + steep * fine_error), _FACTORS)
         slope = _bounded((ratio / factor - 1) / error, _SLOPES)
-    else:
-        factor = _bounded(fine, _FACTORS)
     rows = slope
     if COARSE_ROWS in ratios:
         error, ratio = ratios[COARSE_ROWS]

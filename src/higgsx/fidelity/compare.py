@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
 from higgsx.errors import ModelError, TextError
 from higgsx.fidelity import distance, divergence
@@ -16,6 +14,7 @@ from higgsx.fidelity.divergence import Divergence
 from higgsx.fidelity.figures import Figures
 from higgsx.fidelity.quality import Judge, Quality, qualities
 from higgsx.fidelity.report import Arithmetic, Damage
+from higgsx.nn.evaluating import evaluating
 from higgsx.tasks import LanguageModel, Task
 
 PIECE = 128
@@ -56,7 +55,7 @@ def compare(
     noise = new()
     done = 0
     rated: tuple[Quality, ...] = ()
-    with torch.no_grad(), _evaluating(models):
+    with torch.no_grad(), evaluating(models):
         for name, members in domains.items():
             for window in members:
                 _one_window(how, models, window, [divided[name], noise])
@@ -115,17 +114,3 @@ def _one_window(task: Task, models: Sequence[Any], window: Any, into: Sequence[C
         begin += len(logits[0])
     if begin != len(labels):
         raise ModelError("a model gives outputs for too few positions", got=begin, expected=len(labels))
-
-
-@contextmanager
-def _evaluating(models: Sequence[Any]) -> Iterator[None]:
-    """Dropout off; afterwards every submodule is as it was."""
-    modules = [part for model in models if isinstance(model, nn.Module) for part in model.modules()]
-    before = [(part, part.training) for part in modules]
-    try:
-        for part in modules:
-            part.training = False
-        yield
-    finally:
-        for part, training in before:
-            part.training = training

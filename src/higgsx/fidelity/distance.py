@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from higgsx.errors import ModelError
+from higgsx.fidelity.divergence import require_same_shape
 from higgsx.fidelity.figures import NOTHING, Estimate, Figures, Spread, Vectors, estimate, spread
 
 
@@ -26,12 +26,7 @@ class Distance:
 
     def add(self, p: Tensor, q: Tensor, labels: Tensor) -> None:
         """Vectors [n, H] of the original and of the other model; those whose label is < 0 are left out."""
-        if p.shape != q.shape or p.dim() != 2 or len(p) != len(labels):
-            raise ModelError(
-                "original and compressed model do not give outputs of the same shape",
-                got=f"{tuple(q.shape)} for {len(labels)} labels",
-                expected=tuple(p.shape),
-            )
+        require_same_shape(p, q, labels)
         keep = labels.to(p.device) >= 0
         p, q = p[keep].detach().double(), q.to(p.device)[keep].detach().double()
         error = (p - q).pow(2).sum(1) / p.pow(2).sum(1)

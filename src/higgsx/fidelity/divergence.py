@@ -85,6 +85,16 @@ def _first_highest(x: Tensor) -> Tensor:
     return x.argmax(1)
 
 
+def require_same_shape(p: Tensor, q: Tensor, labels: Tensor) -> None:
+    """ModelError unless both are [n, outputs] for n labels."""
+    if p.shape != q.shape or p.dim() != 2 or len(p) != len(labels):
+        raise ModelError(
+            "original and compressed model do not give outputs of the same shape",
+            got=f"{tuple(q.shape)} for {len(labels)} labels",
+            expected=tuple(p.shape),
+        )
+
+
 class Divergence:
     """Collects what two models say about the same tokens, window by window."""
 
@@ -97,12 +107,7 @@ class Divergence:
 
     def add(self, p: Tensor, q: Tensor, labels: Tensor) -> None:
         """Logits [n, V] of the next n positions of the current window, without those whose label is < 0."""
-        if p.shape != q.shape or p.dim() != 2 or len(p) != len(labels):
-            raise ModelError(
-                "original and compressed model do not give outputs of the same shape",
-                got=f"{tuple(q.shape)} for {len(labels)} labels",
-                expected=tuple(p.shape),
-            )
+        require_same_shape(p, q, labels)
         if len(labels) and int(labels.max()) >= p.shape[1]:
             raise TextError(
                 "a token id is outside the model's outputs",

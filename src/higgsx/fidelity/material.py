@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from higgsx.errors import TextError
-from higgsx.fidelity.texts import LEARNED, Part, read_text
+from higgsx.fidelity.texts import LEARNED, read_text
 from higgsx.jsontext import parse_json
+from higgsx.tasks import Part
 
 _HEADS = frozenset(
     {"source", "src", "input", "text", "word", "sentence", "question", "article", "document", "file", "path",

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import codecs
 import os
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from higgsx import io
 from higgsx.errors import TextError
-from higgsx.tasks import Encoder
+from higgsx.tasks import Encoder, Part
 
 MOST_BYTES = 64 * 2**20
 """A longer text is read up to here."""
@@ -84,7 +83,6 @@ def cut(
     return [torch.tensor([front + ids[start : start + step]]) for start in starts]
 
 
-Part = Literal["calibration", "check"]
 LEARNED = 0.8
 """Where one text serves both parts, this much of its front is learned from, the rest is measured on."""
 

@@ -44,6 +44,11 @@ def _named(arrays: list[torch.Tensor], descriptor: Descriptor) -> Mapping[str, t
     return dict(zip(sorted(descriptor.arrays()), arrays, strict=True))
 
 
+def _packed(arrays: list[torch.Tensor], descriptor: str, dtype: torch.dtype) -> Packed:
+    what = _descriptor(descriptor)
+    return Packed(what, _named(arrays, what), dtype)
+
+
 def _decode(arrays: list[torch.Tensor], descriptor: str, dtype: torch.dtype) -> torch.Tensor:
     what = _descriptor(descriptor)
     return decode(Packed(what, _named(arrays, what), dtype))
@@ -61,8 +66,7 @@ def _product(
     dtype: torch.dtype,
     bias: torch.Tensor | None,
 ) -> torch.Tensor:
-    what = _descriptor(descriptor)
-    return operation(x, Packed(what, _named(arrays, what), dtype), bias)
+    return operation(x, _packed(arrays, descriptor, dtype), bias)
 
 
 def _product_fake(
@@ -78,8 +82,7 @@ def _product_fake(
 def _embedding(
     ids: torch.Tensor, arrays: list[torch.Tensor], descriptor: str, dtype: torch.dtype
 ) -> torch.Tensor:
-    what = _descriptor(descriptor)
-    return embedding(ids, Packed(what, _named(arrays, what), dtype))
+    return embedding(ids, _packed(arrays, descriptor, dtype))
 
 
 def _embedding_fake(
@@ -96,8 +99,7 @@ def _conv(
     bias: torch.Tensor | None,
     *sizes: list[int],
 ) -> torch.Tensor:
-    what = _descriptor(descriptor)
-    return conv(x, Packed(what, _named(arrays, what), dtype), bias, *sizes).contiguous()
+    return conv(x, _packed(arrays, descriptor, dtype), bias, *sizes).contiguous()
 
 
 def _conv_fake(

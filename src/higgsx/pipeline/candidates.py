@@ -142,26 +142,27 @@ def sampled_errors(source: Checkpoint, item: Item, method: str) -> Errors:
     mixed = rows.t().contiguous()
     if item.transform is not None:
         mixed = item.transform.encode(mixed)
-    power = _energy(rows)
+    power = energy_of(rows)
 
     def measure(descriptor: Descriptor) -> float:
         codec = descriptor.codec
         if power == 0.0:
             return 0.0
         if isinstance(codec, Dense):
-            error = _energy(rows - rows.to(torch_dtype(codec.dtype)).float()) / power
+            error = energy_of(rows - rows.to(torch_dtype(codec.dtype)).float()) / power
             return error if math.isfinite(error) else IMPOSSIBLE
         if not isinstance(codec, PanelCodec):
             raise UsageError("no rounding for this codec", got=codec.id)
         codec = dataclasses.replace(codec, exponent=exponent_for(codec, largest))  # type: ignore[type-var]
         payload, of_rows = codec.pack(*rounding.round(codec, mixed))
         arrays = {"_hgs": payload} if of_rows is None else {"_hgs": payload, "_hgsr": of_rows}
-        return _energy(mixed.t() - codec.decode(arrays, MatrixShape(*reversed(mixed.shape)))) / power
+        return energy_of(mixed.t() - codec.decode(arrays, MatrixShape(*reversed(mixed.shape)))) / power
 
     return measure
 
 
-def _energy(x: torch.Tensor) -> float:
+def energy_of(x: torch.Tensor) -> float:
+    """Sum of squares."""
     return float(x.double().square().sum())
 
 

@@ -16,9 +16,8 @@ from higgsx.errors import TextError
 from higgsx.fidelity.compare import compare
 from higgsx.fidelity.quality import Judge
 from higgsx.fidelity.report import Arithmetic, Damage, NotMeasured
-from higgsx.fidelity.texts import Part
 from higgsx.source.checkpoint import Checkpoint
-from higgsx.tasks import Batches, ModelHandle, Task
+from higgsx.tasks import Batches, ModelHandle, Task, Wanted
 from higgsx.units import format_bytes
 
 WINDOW = 64
@@ -34,8 +33,8 @@ class Checkable(ModelHandle, Protocol):
     """What a handle needs so that damage can be measured."""
 
     @property
-    def task(self) -> Task | None:
-        """How the model is called and scored, None if that is unknown."""
+    def task(self) -> Task:
+        """How the model is called and scored."""
         ...
 
     @property
@@ -48,26 +47,11 @@ class Checkable(ModelHandle, Protocol):
         """What is missing so that batches can be made (a tokenizer …), None if nothing is."""
         ...
 
-    def batches(
-        self,
-        model: Callable[[], nn.Module],
-        path: Path | None,
-        most_tokens: int,
-        window: int | None,
-        part: Part,
-        shared: bool = False,
-    ) -> Batches:
+    def batches(self, model: Callable[[], nn.Module], wanted: Wanted) -> Batches:
         """What the model's task is run on.
 
-        model        gives the original; called only where something must be drawn from it, after everything
-                     that can be wrong with `path` has been found
-        path         material of the user's; None: from nothing (the package's openings continued by the
-                     model, synthesised sounds …)
-        most_tokens  positions that count, at most; one batch is always made
-        window       tokens of a window, None: as the task likes it
-        part         "calibration" or "check": from nothing they draw differently, so that damage is never
-                     measured on what was learned from
-        shared       `path` serves both parts: each sees its own share of it, cut by a fixed rule
+        model  gives the original; called only where something must be drawn from it, after everything that
+               can be wrong with the material has been found
         TextError, UsageError where the material cannot be used.
         """
         ...
@@ -81,13 +65,11 @@ class Checkable(ModelHandle, Protocol):
 
 @dataclass(frozen=True)
 class Ready:
-    """What will be measured on: batches of the user's material, or None: they are made when the original is
-    loaded, from `path` or from nothing."""
+    """What will be measured on: batches, or None where they are made when the original is loaded."""
 
     task: Task
-    batches: Batches | None = None
-    path: Path | None = None
-    shared: bool = False
+    wanted: Wanted
+    batches: Batches | None
 
 
 class _Later(Exception):
@@ -98,13 +80,11 @@ def _not_yet() -> nn.Module:
     raise _Later
 
 
-def early(
-    handle: Checkable, path: Path | None, most_tokens: int, window: int | None, part: Part, shared: bool
-) -> Batches | None:
+def early(handle: Checkable, wanted: Wanted) -> Batches | None:
     """Batches where they can be made without the original; None where it is needed, and nothing else is wrong
     with the material."""
     try:
-        return handle.batches(_not_yet, path, most_tokens, window, part, shared)
+        return handle.batches(_not_yet, wanted)
     except _Later:
         return None
 
@@ -124,16 +104,12 @@ def prepare(
     shared  choices are learned from the same file: only a share of it is measured on
     TextError where the material cannot be used, or where the tokenizer is not the model's.
     """
-    task = handle.task
-    if task is None:
-        return NotMeasured("no task is known for this kind of model")
     if handle.lacks is not None:
         return NotMeasured(handle.lacks)
-    path = None if text is None else Path(text)
-    found = early(handle, path, MOST_TOKENS, None, "check", shared)
-    if found is not None:
-        return Ready(task, found, path, shared)
-    return _too_large(source) or Ready(task, None, path, shared)
+    wanted = Wanted(MOST_TOKENS, None if text is None else Path(text), shared=shared)
+    ready = Ready(handle.task, wanted, early(handle, wanted))
+    # made early, a file of the user's: it is checked at the end whether both models fit
+    return ready if ready.batches is not None else _too_large(source) or ready
 
 
 def check(
@@ -152,13 +128,11 @@ def check(
 
 def _measured(handle: Checkable, archive: Archive, ready: Ready, progress: Any) -> Damage:
     original = handle.materialise(torch.bfloat16)
-    batches = ready.batches or handle.batches(
-        lambda: original, ready.path, MOST_TOKENS, None, "check", ready.shared
-    )
+    batches = ready.batches or handle.batches(lambda: original, ready.wanted)
     compressed = handle.load(archive, torch.bfloat16)
     tell = None if progress is None else lambda done, total: progress("measuring damage", done, total)
     arithmetic = Arithmetic(MODE, MODE)
-    own = ready.path is not None and ready.task.kind == "language"
+    own = ready.wanted.path is not None and ready.task.kind == "language"
     described = "a text of the user's" if own else batches.described
     return compare(
         original, compressed, batches.members, arithmetic=arithmetic, text=described, task=ready.task,

@@ -21,7 +21,7 @@ from higgsx.hgs.writer import Writer
 from higgsx.pipeline import encode as encoding
 from higgsx.pipeline.check import Checkable, Ready, check, prepare
 from higgsx.pipeline.draft import descriptors_of, draft_of
-from higgsx.pipeline.learn import Learning, advice
+from higgsx.pipeline.learn import Learning, advice, learning_cost
 from higgsx.pipeline.options import Options
 from higgsx.pipeline.plan import Progress, follow, make_plan, silent
 from higgsx.pipeline.survey import Item, survey
@@ -118,7 +118,7 @@ def compress(
         result = within_loss(table, float(options.max_kl), encode)
     if losses is not None:
         return replace(result, learned=True)
-    return replace(result, advice=advice(source, handle, learning.tokens))
+    return replace(result, advice=advice(learning_cost(source, handle, learning.tokens)))
 
 
 def _shared(checking: Checking, learning: Learning) -> bool:

@@ -17,7 +17,7 @@ from higgsx.fidelity.report import Arithmetic, Damage
 from higgsx.pipeline.check import MOST_TOKENS, Checkable, early
 from higgsx.pipeline.plan import Progress
 from higgsx.source.checkpoint import Checkpoint
-from higgsx.tasks import Batches
+from higgsx.tasks import Batches, Wanted
 from higgsx.units import format_bytes
 
 _NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -40,18 +40,21 @@ def evaluate(
 ) -> Damage:
     """See `higgsx.evaluate`. MemoryBudgetError before anything is loaded if the models do not fit the RAM."""
     task = handle.task
-    if task is None or handle.lacks is not None:
-        why = handle.lacks or "no task is known for this model"
-        raise ModelError(why, where=source.folder)
+    if handle.lacks is not None:
+        raise ModelError(handle.lacks, where=source.folder)
     _require_same_shapes(source, archive)
     paths = {name: Path(path) for name, path in (texts or {}).items()}
     length = (handle.positions and min(LONGEST, handle.positions)) if window is None and paths else window
     # of anything but windows of equal length nobody knows beforehand how many tokens the first few have
     most = limit * (length or LONGEST) if limit is not None and task.kind == "language" else _ALL
-    found = {name: early(handle, path, most, length, "check", False) for name, path in paths.items()}
+    wanted = {name: Wanted(most, path, length) for name, path in paths.items()}
+    found = {name: early(handle, one) for name, one in wanted.items()}
     _require_ram(source, dtype, floor)
     original = handle.materialise(dtype)
-    batches = _all(handle, lambda: original, paths, found, most, length, limit)
+    if wanted:
+        batches = _all(handle, lambda: original, wanted, found, limit)
+    else:
+        batches = handle.batches(lambda: original, Wanted(MOST_TOKENS, window=length))
     compressed = handle.load(archive, dtype)
     coarse = handle.materialise(torch.bfloat16) if floor else None
     mode = f"weights {_NAMES[dtype]}, arithmetic {_NAMES[dtype]}"
@@ -66,19 +69,15 @@ def evaluate(
 def _all(
     handle: Checkable,
     original: Callable[[], nn.Module],
-    paths: Mapping[str, Path],
+    wanted: Mapping[str, Wanted],
     found: Mapping[str, Batches | None],
-    most: int,
-    window: int | None,
     limit: int | None,
 ) -> Batches:
-    """Batches of every file under its name, at most `limit` of each; from nothing where there is no file."""
-    if not paths:
-        return handle.batches(original, None, MOST_TOKENS, window, "check")
+    """Batches of every file under its name, at most `limit` of each; `found` is what was made early."""
     members: dict[str, list[Any]] = {}
     words: dict[str, None] = {}
-    for name, path in paths.items():
-        made = found[name] or handle.batches(original, path, most, window, "check")
+    for name, one in wanted.items():
+        made = found[name] or handle.batches(original, one)
         members[name] = made.all()[:limit]
         words[made.described] = None
     counts = ", ".join(f"{len(batches)} of {name}" for name, batches in members.items())

@@ -17,7 +17,7 @@ from higgsx.hgs.draft import total_size
 from higgsx.pipeline import encode
 from higgsx.pipeline.check import Checkable, needed
 from higgsx.pipeline.draft import descriptors_of, draft_of
-from higgsx.pipeline.learn import Learning, advice, learnable, learning_seconds, ram
+from higgsx.pipeline.learn import Learning, advice, learning_cost
 from higgsx.pipeline.options import Options
 from higgsx.pipeline.plan import Progress, cost_table, make_plan, silent
 from higgsx.pipeline.survey import Item, survey
@@ -114,10 +114,10 @@ def forecast(
     descriptors = descriptors_of(items, plan)
     size = total_size(draft_of(source, items, descriptors, plan, options))
     seconds = _seconds(items, plan, options)
-    cost = (ram(source), learning_seconds(source, learning.tokens)) if learnable(handle) else None
+    cost = learning_cost(source, handle, learning.tokens)
     return Forecast(
         plan, table, size, source.nbytes, _ram(items), needed(source), seconds, sample, learned, cost,
-        advice(source, handle, learning.tokens),
+        advice(cost),
     )  # fmt: skip
 
 

@@ -19,13 +19,13 @@ from higgsx.calibration.sensitivity import sensitivities
 from higgsx.calibration.statistics import Statistics
 from higgsx.codecs.codebook import Codebook
 from higgsx.errors import HiggsxError, MemoryBudgetError, ModelError, TextError, UsageError
-from higgsx.pipeline.candidates import descriptor_of
+from higgsx.pipeline.candidates import descriptor_of, energy_of
 from higgsx.pipeline.check import Checkable, early
 from higgsx.pipeline.encode import encode_tensor
 from higgsx.pipeline.survey import Item
 from higgsx.pipeline.threads import one_thread_each
 from higgsx.source.checkpoint import Checkpoint
-from higgsx.tasks import Batches
+from higgsx.tasks import Batches, Wanted
 from higgsx.units import format_bytes
 
 TOKENS = 8_192
@@ -91,50 +91,47 @@ def _digest(path: Path) -> str:
     return found.hexdigest()
 
 
-def require_learnable(
-    source: Checkpoint, handle: Checkable, learning: Learning, shared: bool = False
-) -> None:
-    """Whatever can fail before the model is loaded: its task, the material, RAM. TextError, ModelError or
-    MemoryBudgetError. Says in a warning how many tokens are missing."""
-    if not learning.gradients:
-        return
-    task = handle.task
-    if task is None or handle.lacks is not None:
+def _prepared(source: Checkpoint, handle: Checkable, learning: Learning, wanted: Wanted) -> Batches | None:
+    """Whatever can fail before the model is loaded: its task, the material, RAM. Batches where they can be
+    made without it. TextError, ModelError or MemoryBudgetError."""
+    if handle.lacks is not None:
         raise ModelError(
             "nothing can be learned of this model",
             where=source.folder,
-            got=handle.lacks or "no task is known for it",
+            got=handle.lacks,
             remedy="compress it without gradients",
         )
-    found = early(handle, learning.path, learning.tokens, None, "calibration", shared)
-    if found is not None and learning.path is not None:
-        _count(found, handle, learning)
+    found = early(handle, wanted)
+    if found is not None:
+        _require_enough(found, handle, learning)
     free = psutil.virtual_memory().available
     if ram(source) > free:
         raise MemoryBudgetError(
             "the gradient pass does not fit the free RAM", got=format_bytes(free),
             expected=format_bytes(ram(source)), remedy="close other programs, or compress without gradients",
         )  # fmt: skip
+    return found
 
 
-def _count(batches: Batches, handle: Checkable, learning: Learning) -> int:
-    task = handle.task
-    have = 0 if task is None else sum(task.tokens(batch) for batch in batches.all())
-    if have < FEWEST_TOKENS and learning.path is not None:
+def _require_enough(batches: Batches, handle: Checkable, learning: Learning) -> None:
+    """TextError where a user's material holds too little, a warning where tokens are missing."""
+    if learning.path is None:
+        return
+    have = sum(handle.task.tokens(batch) for batch in batches.all())
+    if have < FEWEST_TOKENS:
         raise TextError(
             "too little to learn from", where=learning.path, got=f"{have} tokens",
             expected=f"{FEWEST_TOKENS} or more ({FEWEST_TOKENS - have} are missing)",
             remedy="give more, or leave the file out: then the model writes its own text",
         )  # fmt: skip
     # a window predicts one token less than it holds, and what is left over is not used
-    if have < 0.9 * learning.tokens and learning.path is not None:
+    if have < 0.9 * learning.tokens:
         _log.warning(
             "%s: %d tokens to learn from, %d are missing; going on",
             learning.path,
             have,
             learning.tokens - have,
         )
-    return have
 
 
 def ram(source: Checkpoint) -> int:
@@ -151,7 +148,7 @@ _MORE, _FIXED = 1.45, 1 << 30
 def learnable(handle: Checkable) -> bool:
     """Whether gradients can be had at all."""
     try:
-        return handle.task is not None and handle.lacks is None
+        return handle.lacks is None
     except HiggsxError:  # a tokenizer that cannot be made is no reason to fail where none is needed
         return False
 
@@ -173,13 +170,18 @@ _OPERATIONS = 24.0
 of layers. As measured on a model of 0.5 B."""
 
 
-def advice(source: Checkpoint, handle: Checkable, tokens: int) -> str:
+def learning_cost(source: Checkpoint, handle: Checkable, tokens: int) -> tuple[int, float] | None:
+    """RAM in bytes and seconds that learning would take; None where nothing can be learned."""
+    return (ram(source), learning_seconds(source, tokens)) if learnable(handle) else None
+
+
+def advice(cost: tuple[int, float] | None) -> str:
     """What gradients would take and win, in one line; empty where nothing can be learned."""
-    if not learnable(handle):
+    if cost is None:
         return ""
-    seconds = learning_seconds(source, tokens)
+    nbytes, seconds = cost
     long = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
-    return f"--gradients would take about {long} and {format_bytes(ram(source))} of RAM; {_WINS}"
+    return f"--gradients would take about {long} and {format_bytes(nbytes)} of RAM; {_WINS}"
 
 
 _WINS = "on a model of 0.5 B they lowered the loss by 2 % at 4.25 bits, 15 % at 3.5 and 5 % at 3"
@@ -199,19 +201,19 @@ def learn(
     shared  the same material serves the check: only its share of it is learned from
     """
     tell = progress if callable(progress) else _silent
-    task = handle.task
-    if task is None:
-        raise ModelError("no task is known for this kind of model", where=source.folder)
+    wanted = Wanted(learning.tokens, learning.path, part="calibration", shared=shared)
+    batches = _prepared(source, handle, learning, wanted)
     # once it has been set, libraries under torch divide their work in one way, else as they like
     torch.set_num_threads(torch.get_num_threads())
     model = handle.materialise(torch.float32)
     tell("drawing text", 0, 1)
-    batches = handle.batches(lambda: model, learning.path, learning.tokens, None, "calibration", shared)
-    _count(batches, handle, learning)
+    if batches is None:
+        batches = handle.batches(lambda: model, wanted)
+        _require_enough(batches, handle, learning)
     every = batches.all()
     known = _known(model, handle, items)
     found = sensitivities(
-        model, task, every, {name: item.axes for name, item in known.items()}, text=batches.described,
+        model, handle.task, every, {name: item.axes for name, item in known.items()}, text=batches.described,
         total=len(every), progress=lambda done, total: tell("learning", done, total),
     )  # fmt: skip
     inputs = {name: item.plain.matrix.inputs for name, item in known.items()}
@@ -222,7 +224,7 @@ def learn(
             yield errors
 
     bends = measure_bends(
-        model, task, every, found, inputs, coded,
+        model, handle.task, every, found, inputs, coded,
         lambda done, total: tell("measuring kinds of layers", done, total),
     )  # fmt: skip
     return replace(found, bends=bends)
@@ -241,10 +243,6 @@ def _known(model: nn.Module, handle: Checkable, items: Sequence[Item]) -> dict[s
         if name in parameters and item.axes and not item.why:
             found[str(name)] = item
     return found
-
-
-def _energy(x: torch.Tensor) -> float:
-    return float(x.square().sum(dtype=torch.float64))
 
 
 @contextmanager
@@ -271,7 +269,7 @@ def _replaced(
         decoded = settled.decode(arrays)
         weight = weight.float()
         parameters[name].data[begin:end].copy_(decoded)
-        return name, _energy(decoded - weight), _energy(weight)
+        return name, energy_of(decoded - weight), energy_of(weight)
 
     def back(name: str) -> None:
         for _, begin, end in _parts({name: fit[name]}):

@@ -6,7 +6,6 @@ import copy
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,10 +16,9 @@ from higgsx.archive import Archive
 from higgsx.errors import ModelError, UsageError
 from higgsx.fidelity.material import share_of
 from higgsx.fidelity.quality import Judge
-from higgsx.fidelity.texts import Part
 from higgsx.nn.densify import densify
 from higgsx.nn.stored import fill_from
-from higgsx.tasks import Batches, Task
+from higgsx.tasks import Batches, Task, Wanted
 
 _SMALL = 20_000_000
 """Weights up to which a copy of the module itself is what replaced weights are tried out on."""
@@ -97,25 +95,18 @@ class ModuleHandle:
     def materialise(self, dtype: torch.dtype) -> nn.Module:
         return self._copy(self._module).to(dtype)
 
-    def batches(
-        self,
-        model: Callable[[], nn.Module],
-        path: Path | None,
-        most_tokens: int,
-        window: int | None,
-        part: Part,
-        shared: bool = False,
-    ) -> Batches:
-        if path is not None or window is not None:
+    def batches(self, model: Callable[[], nn.Module], wanted: Wanted) -> Batches:
+        if wanted.path is not None or wanted.window is not None:
             raise UsageError(
-                "a module is run on the batches that it came with", got=path or f"window {window}",
+                "a module is run on the batches that it came with",
+                got=wanted.path or f"window {wanted.window}",
                 remedy="make batches of your file and give those",
             )  # fmt: skip
         found: list[Any] = []
         count = 0
-        for batch in share_of(self._batches, part, True, "batches"):
+        for batch in share_of(self._batches, wanted.part, True, "batches"):
             count += self.task.tokens(batch)
-            if found and count > most_tokens:
+            if found and count > wanted.most_tokens:
                 break
             found.append(batch)
         return Batches({"batches": found}, "batches that came with the module")

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 import torch
 
+from higgsx.calibration.statistics import kind_of
 from higgsx.codecs.dense import Dense
 from higgsx.descriptor import Descriptor
 from higgsx.errors import ModelError, SourceError, UsageError
@@ -83,7 +84,7 @@ def survey(
         _item(source.tensors[name], copies, names.get(name), by_model_name, reasons, spaces)
         for name, copies in stored.items()
     ]
-    items = [_kept(item, unserved.get(_kind(names.get(item.name, ""))), policy, keep) for item in items]
+    items = [_kept(item, unserved.get(kind_of(names.get(item.name, ""))), policy, keep) for item in items]
     order = _execution_order(model, by_model_name)
     last = len(order)
     place = {item.name: order.get(names.get(item.name, ""), last) for item in items}
@@ -197,13 +198,9 @@ def _unserved(handle: ModelHandle) -> dict[str, str]:
     if small is None:
         return {}
     return {
-        _kind(name): reason for name, reason in probe(small, handle.call, census(small, handle.call).weights)
+        kind_of(name): reason
+        for name, reason in probe(small, handle.call, census(small, handle.call).weights)
     }
-
-
-def _kind(name: str) -> str:
-    """The same for a weight's place in every layer."""
-    return ".".join("#" if part.isdigit() else part for part in name.split("."))
 
 
 def _execution_order(model: object, weights: Mapping[str, Weight]) -> dict[str, int]:

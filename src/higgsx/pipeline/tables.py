@@ -23,7 +23,7 @@ from higgsx.errors import HiggsxError, UsageError
 from higgsx.jsontext import parse_json
 from higgsx.pipeline.candidates import Losses, learned_losses
 from higgsx.pipeline.check import Checkable
-from higgsx.pipeline.learn import Learning, learn, require_learnable
+from higgsx.pipeline.learn import Learning, learn
 from higgsx.pipeline.options import Options
 from higgsx.pipeline.plan import Progress, cost_table, silent
 from higgsx.pipeline.survey import Item
@@ -50,7 +50,6 @@ def obtain(
     """
     if file is not None and file.exists():
         return load(file, source, handle, options, learning)
-    require_learnable(source, handle, learning, shared)
     statistics = learn(source, handle, items, learning, shared, progress) if learning.gradients else None
     table = cost_table(source, items, options, True, progress, statistics, handle.names)
     if file is not None:

@@ -1,6 +1,6 @@
 """What a batch is, how a model is called, what its outputs and labels are."""
 
-from higgsx.tasks.base import NO_LABEL, Batches, Encoder, ModelHandle, Task
+from higgsx.tasks.base import NO_LABEL, Batches, Encoder, ModelHandle, Part, Task, Wanted
 from higgsx.tasks.classes import Labels, Pictures
 from higgsx.tasks.encoder import TextVectors
 from higgsx.tasks.example import Example
@@ -19,8 +19,10 @@ __all__ = [
     "ModelHandle",
     "Outputs",
     "Pairs",
+    "Part",
     "Pictures",
     "SpeechToText",
     "Task",
     "TextVectors",
+    "Wanted",
 ]

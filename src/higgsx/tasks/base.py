@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 
 NO_LABEL = -1
 """The label of a position at which nothing is predicted."""
+Part = Literal["calibration", "check"]
+"""What is learned from, and what is measured on."""
 
 
 class ModelHandle(Protocol):
@@ -76,6 +79,31 @@ class Task(Protocol):
     def tokens(self, batch: Any) -> int:
         """Positions that count."""
         ...
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What batches are asked for.
+
+    most_tokens  positions that count, at most; one batch is always made
+    path         material of the user's; None: from nothing (the package's openings continued by the model,
+                 synthesised sounds …)
+    window       tokens of a window, None: as the task likes it
+    part         from nothing the parts draw differently, so that damage is never measured on what was learned
+                 from
+    shared       `path` serves both parts: each sees its own share of it, cut by a fixed rule
+    """
+
+    most_tokens: int
+    path: Path | None = None
+    window: int | None = None
+    part: Part = "check"
+    shared: bool = False
+
+    @property
+    def seed(self) -> int:
+        """Of the first thing that is drawn; the next ones take the numbers after it."""
+        return 0 if self.part == "check" else 1000
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
 from higgsx.fidelity.quality import Rate, plain
 from higgsx.integrations.hf.drawing import say
@@ -79,6 +78,8 @@ class _Allowed:
 
 def normaliser(hearing: Hearing) -> Callable[[str], str]:
     """For English the one that is usual for speech (numbers, contractions, spelling); else letters alone."""
+    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+
     languages = hearing.languages
     if languages and "<|en|>" not in languages:
         return plain

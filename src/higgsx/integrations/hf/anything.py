@@ -8,15 +8,13 @@ import torch
 from torch import Tensor
 
 from higgsx.errors import TextError
-from higgsx.fidelity.texts import Part
-from higgsx.tasks import Batches, Example
+from higgsx.tasks import Batches, Example, Wanted
 from higgsx.tasks.outputs import first_floats
 
 _COUNTS = {"check": 8, "calibration": 32}
-_SEEDS = {"check": 0, "calibration": 1000}
 
 
-def output_batches(handle: Any, most_tokens: int, part: Part) -> Batches:
+def output_batches(handle: Any, wanted: Wanted) -> Batches:
     """Variants of the smallest input that takes the model through its weights. Its shape, and the number of
     positions of its output, are found on a model without weights."""
     skeleton = handle.skeleton()
@@ -25,11 +23,11 @@ def output_batches(handle: Any, most_tokens: int, part: Part) -> Batches:
     if output is None:
         raise TextError("the model returns no numbers to compare", where=type(skeleton).__name__)
     positions = output.numel() // output.shape[-1] if output.dim() > 1 else 1
-    count = max(1, min(_COUNTS[part], most_tokens // positions))
+    count = max(1, min(_COUNTS[wanted.part], wanted.most_tokens // positions))
     vocabulary = getattr(handle.config.get_text_config(), "vocab_size", None) or 2
     examples = [
         Example(
-            _random(inputs, int(vocabulary), _SEEDS[part] + number),
+            _random(inputs, int(vocabulary), wanted.seed + number),
             torch.zeros(positions, dtype=torch.int64),
         )
         for number in range(count)

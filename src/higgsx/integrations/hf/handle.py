@@ -149,12 +149,21 @@ class Handle:
 
     def tokenizer(self) -> Any:
         """The tokenizer of the folder, None if there is none."""
+        return self._tokenizer
+
+    def processor(self) -> Any:
+        """The processor of the folder (speech, pictures), None if there is none."""
+        return self._processor
+
+    # made once: it takes up to a second, and whoever makes batches asks several times
+    @cached_property
+    def _tokenizer(self) -> Any:
         from higgsx.integrations.hf.tokenizers import tokenizer_from
 
         return None if self._folder is None else tokenizer_from(self._folder)
 
-    def processor(self) -> Any:
-        """The processor of the folder (speech, pictures), None if there is none."""
+    @cached_property
+    def _processor(self) -> Any:
         from higgsx.integrations.hf.tokenizers import processor_from
 
         return None if self._folder is None else processor_from(self._folder)

@@ -12,7 +12,7 @@ from torch import Tensor
 from higgsx.errors import ModelError, UsageError
 from higgsx.fidelity.clips import read_wav
 from higgsx.integrations.hf.answers import Transcriber
-from higgsx.integrations.hf.speech import Hearing
+from higgsx.integrations.hf.speech import Hearing, hears
 from higgsx.integrations.hf.tasks import task_of
 
 _LAST = 1 / 3
@@ -61,7 +61,7 @@ def listener_of(model: Any, processor: Any, language: str | None = None) -> List
     into text, or does not know the language; ModelError without a processor."""
     if task_of(type(model), model.config, None).kind != "speech":
         raise UsageError("this model does not turn speech into text", got=type(model).__name__)
-    if not hasattr(processor, "feature_extractor") or not hasattr(processor, "tokenizer"):
+    if not hears(processor):
         raise ModelError("the file has no processor", remedy="compress a folder that holds one")
     hearing = Hearing(type(model), model.config, processor, model.generation_config.to_dict())
     known = hearing.languages

@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -17,7 +16,6 @@ from transformers import PreTrainedModel
 from higgsx.archive import Archive
 from higgsx.errors import FormatError, ModelError
 from higgsx.fidelity.quality import Judge
-from higgsx.fidelity.texts import Part
 from higgsx.integrations.hf import material
 from higgsx.integrations.hf.answers import Teller, Transcriber, Writer
 from higgsx.integrations.hf.handle import Handle
@@ -29,7 +27,7 @@ from higgsx.integrations.hf.tokenizers import load_tokenizer
 from higgsx.kernels.precision import current
 from higgsx.kernels.select import choose
 from higgsx.source.checkpoint import Checkpoint
-from higgsx.tasks import Batches, Encoder, Task
+from higgsx.tasks import Batches, Encoder, Task, Wanted
 from higgsx.units import format_bytes
 
 _log = logging.getLogger("higgsx")
@@ -92,17 +90,9 @@ class HFModel(Handle):
         most = getattr(self.config.get_text_config(), "max_position_embeddings", None)
         return most if isinstance(most, int) and most > 0 else None
 
-    def batches(
-        self,
-        model: Callable[[], nn.Module],
-        path: Path | None,
-        most_tokens: int,
-        window: int | None,
-        part: Part,
-        shared: bool = False,
-    ) -> Batches:
+    def batches(self, model: Callable[[], nn.Module], wanted: Wanted) -> Batches:
         """See `higgsx.pipeline.check.Checkable.batches`."""
-        return material.make(self, model, path, most_tokens, window, part, shared)
+        return material.make(self, model, wanted)
 
     def encoder(self) -> Encoder | None:
         tokenizer = self.tokenizer()

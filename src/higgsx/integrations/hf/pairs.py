@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from higgsx.errors import TextError
 from higgsx.fidelity.material import read_pairs, share_of
 from higgsx.fidelity.openings import load_openings
-from higgsx.fidelity.texts import Part
 from higgsx.integrations.hf.drawing import drawn, say
-from higgsx.tasks import NO_LABEL, Batches, Example
+from higgsx.tasks import NO_LABEL, Batches, Example, Wanted
 from higgsx.tasks.example import padded, shifted
 
 PAIRS_AT_ONCE = 16
@@ -22,7 +21,6 @@ LONGEST = 128
 """Tokens of a source from nothing."""
 _SAID = 32
 _ROUNDS = {"check": 1, "calibration": 8}
-_SEEDS = {"check": 0, "calibration": 1000}
 
 
 class Writing:
@@ -64,21 +62,15 @@ class Writing:
         return ids
 
 
-def pair_batches(
-    writing: Writing,
-    model: Callable[[], nn.Module],
-    path: Path | None,
-    most_tokens: int,
-    part: Part,
-    shared: bool,
-) -> Batches:
+def pair_batches(writing: Writing, model: Callable[[], nn.Module], wanted: Wanted) -> Batches:
     """Several pairs at once. TextError for pairs that do not fit the model.
 
     `A|B` in a target are alternatives: the first is what the decoder is given, any counts as right.
     """
+    path = wanted.path
     if path is None:
-        return _from_nothing(writing, model, most_tokens, part)
-    chosen = share_of(list(enumerate(read_pairs(path), 1)), part, shared, path)
+        return _from_nothing(writing, model, wanted)
+    chosen = share_of(list(enumerate(read_pairs(path), 1)), wanted.part, wanted.shared, path)
     read: list[tuple[list[int], list[int], tuple[str, ...]]] = []
     count = 0
     for number, (source, target) in chosen:
@@ -86,7 +78,7 @@ def pair_batches(
         right = tuple(one.strip() for one in target.split("|") if one.strip())
         read.append((writing.source(source, where), writing.target(right[0], where), right))
         count += len(read[-1][1]) - 1
-        if count >= most_tokens:
+        if count >= wanted.most_tokens:
             break
     _require_known(writing, [ids for pair in read for ids in pair[:2]], path)
     examples = [
@@ -113,12 +105,12 @@ def _require_known(writing: Writing, rows: Sequence[list[int]], path: Path) -> N
         )  # fmt: skip
 
 
-def _from_nothing(writing: Writing, model: Callable[[], nn.Module], most_tokens: int, part: Part) -> Batches:
+def _from_nothing(writing: Writing, model: Callable[[], nn.Module], wanted: Wanted) -> Batches:
     longest = LONGEST if writing.positions is None else min(LONGEST, writing.positions)
     said = _SAID if writing.positions is None else min(_SAID, writing.positions - 1)
     examples: list[Example] = []
     count = 0
-    for number in range(_ROUNDS[part]):
+    for number in range(_ROUNDS[wanted.part]):
         for place, texts in enumerate(_sources(number)):
             made = writing.tokenizer(texts, truncation=True, max_length=longest)["input_ids"]
             rows = [torch.tensor(ids) for ids in made if len(ids) > 1]
@@ -126,10 +118,10 @@ def _from_nothing(writing: Writing, model: Callable[[], nn.Module], most_tokens:
                 raise TextError(
                     "the tokenizer can express none of the openings", remedy="bring your own pairs"
                 )
-            seed = _SEEDS[part] + 100 * number + place
+            seed = wanted.seed + 100 * number + place
             one = _example(writing, rows, _said(writing, model(), rows, said, seed), ())
             count += int((one.labels != NO_LABEL).sum())
-            if examples and count > most_tokens:
+            if examples and count > wanted.most_tokens:
                 break
             examples.append(one)
     return Batches({"openings": examples}, "openings of this package, what follows drawn from the original")

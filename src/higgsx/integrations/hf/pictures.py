@@ -11,15 +11,13 @@ from torch import Tensor, nn
 
 from higgsx.errors import ModelError, TextError
 from higgsx.fidelity.material import share_of
-from higgsx.fidelity.texts import Part
 from higgsx.integrations.hf.drawing import drawn
-from higgsx.tasks import Batches, Example
+from higgsx.tasks import Batches, Example, Wanted
 from higgsx.tasks.example import placed
 
 PICTURES_AT_ONCE = 4
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm")
 _RANDOM = {"check": 32, "calibration": 128}
-_SEEDS = {"check": 0, "calibration": 1000}
 
 
 def picture_batches(
@@ -27,10 +25,7 @@ def picture_batches(
     processor: Callable[[], Any],
     names: Mapping[str, int],
     model: Callable[[], nn.Module],
-    path: Path | None,
-    most_tokens: int,
-    part: Part,
-    shared: bool,
+    wanted: Wanted,
 ) -> Batches:
     """Pictures with labels: the folder that a picture lies in where it has the name of a class, else drawn
     from the model.
@@ -40,14 +35,12 @@ def picture_batches(
     names      class name → number
     TextError: no pictures, a picture that cannot be read, no library to read them with.
     """
-    if path is None:
-        count = max(1, min(_RANDOM[part], most_tokens))
-        pixels = [patches(_SEEDS[part] + number, shape) for number in range(count)]
-        examples = [
-            _drawn(model(), some, _SEEDS[part] + place) for place, some in enumerate(_grouped(pixels))
-        ]
+    if wanted.path is None:
+        count = max(1, min(_RANDOM[wanted.part], wanted.most_tokens))
+        pixels = [patches(wanted.seed + number, shape) for number in range(count)]
+        examples = [_drawn(model(), some, wanted.seed + place) for place, some in enumerate(_grouped(pixels))]
         return Batches({"patches": examples}, "random patches, labels drawn from the original")
-    found = share_of(_files(path), part, shared, path)[:most_tokens]
+    found = share_of(_files(wanted.path), wanted.part, wanted.shared, wanted.path)[: wanted.most_tokens]
     read = _reader(processor())
     pixels = [read(file) for file in found]
     known = {name.lower(): number for name, number in names.items()}

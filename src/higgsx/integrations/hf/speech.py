@@ -16,9 +16,8 @@ from higgsx.errors import ModelError, TextError
 from higgsx.fidelity.clips import find_clips, read_wav
 from higgsx.fidelity.material import share_of
 from higgsx.fidelity.sounds import voice
-from higgsx.fidelity.texts import Part
 from higgsx.integrations.hf.drawing import drawn, say
-from higgsx.tasks import Batches, Example
+from higgsx.tasks import Batches, Example, Wanted
 from higgsx.tasks.example import shifted
 
 LONGEST = 30.0
@@ -27,7 +26,6 @@ MOST_CLIPS = 512
 _SYNTHETIC = {"check": 12, "calibration": 32}
 _SAID = 32
 """Tokens that a model is let say about a synthesised sound."""
-_SEEDS = {"check": 0, "calibration": 1000}
 
 
 class Hearing:
@@ -111,29 +109,28 @@ class _FromMarks:
         return self._marks[logits[:, self._marks].argmax(1)]
 
 
+def hears(processor: Any) -> bool:
+    """Whether it is a processor for speech and text."""
+    return hasattr(processor, "feature_extractor") and hasattr(processor, "tokenizer")
+
+
 def hearing_of(handle: Any) -> Hearing:
     """ModelError where the folder lacks a processor."""
     processor, folder = handle.processor(), handle.folder
-    if not hasattr(processor, "feature_extractor") or not hasattr(processor, "tokenizer"):
+    if not hears(processor):
         raise ModelError("the model has no processor", where=folder)
     settings = folder / "generation_config.json"
     data = io.read_json(settings) if settings.is_file() else {}
     return Hearing(handle.cls, handle.config, processor, data if isinstance(data, dict) else {})
 
 
-def speech_batches(
-    hearing: Hearing,
-    model: Callable[[], nn.Module],
-    path: Path | None,
-    most_tokens: int,
-    part: Part,
-    shared: bool,
-) -> Batches:
+def speech_batches(hearing: Hearing, model: Callable[[], nn.Module], wanted: Wanted) -> Batches:
     """One clip each. TextError for sounds or transcripts that cannot be used; all of them are read before
     the model is asked for anything."""
+    path = wanted.path
     if path is None:
-        return _from_nothing(hearing, model, most_tokens, part)
-    clips = share_of(find_clips(path), part, shared, path)[:MOST_CLIPS]
+        return _from_nothing(hearing, model, wanted)
+    clips = share_of(find_clips(path), wanted.part, wanted.shared, path)[:MOST_CLIPS]
     read: list[tuple[Path, Tensor, str | None, list[int]]] = []
     told = 0
     for sound, text in clips:
@@ -147,7 +144,7 @@ def speech_batches(
             )  # fmt: skip
         read.append((sound, samples, text, ids))
         told += len(ids) or _SAID
-        if told >= most_tokens:
+        if told >= wanted.most_tokens:
             break
     examples = []
     for number, (_, samples, text, ids) in enumerate(read):
@@ -165,14 +162,14 @@ def speech_batches(
     return Batches({"clips": examples}, f"clips of the user's, {how}")
 
 
-def _from_nothing(hearing: Hearing, model: Callable[[], nn.Module], most_tokens: int, part: Part) -> Batches:
-    count = max(1, min(_SYNTHETIC[part], most_tokens // _SAID))
+def _from_nothing(hearing: Hearing, model: Callable[[], nn.Module], wanted: Wanted) -> Batches:
+    count = max(1, min(_SYNTHETIC[wanted.part], wanted.most_tokens // _SAID))
     language = hearing.default_language()
     prompt = hearing.prompt(language)
     most = min(_SAID, hearing.positions - len(prompt))
     examples = []
     for number in range(count):
-        seed = _SEEDS[part] + number
+        seed = wanted.seed + number
         seconds = hearing.longest * (0.3 + 0.7 * (number % 4) / 3)
         features = hearing.features(voice(seed, seconds, hearing.rate))
         sequence = _said(hearing, model(), features, prompt, most, seed)

@@ -12,16 +12,15 @@ from torch import Tensor, nn
 from higgsx.errors import TextError
 from higgsx.fidelity.material import share_of
 from higgsx.fidelity.openings import load_openings
-from higgsx.fidelity.texts import Part, read_text
+from higgsx.fidelity.texts import read_text
 from higgsx.integrations.hf.drawing import drawn
-from higgsx.tasks import NO_LABEL, Batches, Example, Labels
+from higgsx.tasks import NO_LABEL, Batches, Example, Labels, Wanted
 from higgsx.tasks.example import placed
 
 LONGEST = 256
 TEXTS_AT_ONCE = 8
 _HIDDEN = 7
 """One token in so many is hidden."""
-_SEEDS = {"check": 0, "calibration": 1000}
 
 
 class Reading:
@@ -51,42 +50,30 @@ class Reading:
         }
 
 
-def vector_batches(
-    reading: Reading, path: Path | None, most_tokens: int, window: int | None, part: Part, shared: bool
-) -> Batches:
+def vector_batches(reading: Reading, wanted: Wanted) -> Batches:
     """Texts for an encoder: every real token counts."""
     examples = []
-    for inputs in _inputs(reading, path, most_tokens, window, part, shared):
+    for inputs in _inputs(reading, wanted):
         labels = torch.where(inputs["attention_mask"] == 1, 0, NO_LABEL).flatten()
         examples.append(Example(inputs, labels))
-    return Batches(*_named(path, examples))
+    return Batches(*_named(wanted.path, examples))
 
 
-def label_batches(
-    reading: Reading,
-    hides: bool,
-    model: Callable[[], nn.Module],
-    path: Path | None,
-    most_tokens: int,
-    window: int | None,
-    part: Part,
-    shared: bool,
-) -> Batches:
+def label_batches(reading: Reading, hides: bool, model: Callable[[], nn.Module], wanted: Wanted) -> Batches:
     """Texts with hidden words, or with labels that are drawn from the model (there is no other source)."""
-    found = list(_inputs(reading, path, most_tokens, window, part, shared))
     examples = []
-    for number, inputs in enumerate(found):
+    for number, inputs in enumerate(_inputs(reading, wanted)):
         if hides:
             examples.append(_hidden(reading, inputs, number))
             continue
         with torch.inference_mode():
             scores = Labels().read(model()(**placed(inputs, model())))
         flat = scores.reshape(-1, scores.shape[-1])
-        labels = drawn(_SEEDS[part] + number)(flat) if flat.isfinite().all() else flat.argmax(1)
+        labels = drawn(wanted.seed + number)(flat) if flat.isfinite().all() else flat.argmax(1)
         if scores.dim() == 3:
             labels = torch.where(inputs["attention_mask"].flatten() == 1, labels.cpu(), NO_LABEL)
         examples.append(Example(inputs, labels))
-    return Batches(*_named(path, examples))
+    return Batches(*_named(wanted.path, examples))
 
 
 def _hidden(reading: Reading, inputs: dict[str, Tensor], number: int) -> Example:
@@ -107,17 +94,16 @@ def _named(path: Path | None, examples: list[Example]) -> tuple[dict[str, list[E
     return {"texts": examples}, "lines of a text of the user's"
 
 
-def _inputs(
-    reading: Reading, path: Path | None, most_tokens: int, window: int | None, part: Part, shared: bool
-) -> list[dict[str, Tensor]]:
-    texts = _made(part) if path is None else share_of(_lines(path), part, shared, path)
-    longest = min(window or reading.longest, reading.longest)
+def _inputs(reading: Reading, wanted: Wanted) -> list[dict[str, Tensor]]:
+    path = wanted.path
+    texts = _made(wanted) if path is None else share_of(_lines(path), wanted.part, wanted.shared, path)
+    longest = min(wanted.window or reading.longest, reading.longest)
     found: list[dict[str, Tensor]] = []
     count = 0
     for begin in range(0, len(texts), TEXTS_AT_ONCE):
         inputs = reading.batch(texts[begin : begin + TEXTS_AT_ONCE], longest, path or "openings")
         count += int(inputs["attention_mask"].sum())
-        if found and count > most_tokens:
+        if found and count > wanted.most_tokens:
             break
         found.append(inputs)
     return found
@@ -127,11 +113,11 @@ def _lines(path: Path) -> list[str]:
     return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
-def _made(part: Part) -> list[str]:
+def _made(wanted: Wanted) -> list[str]:
     """Openings alone, then two after each other. The parts share none."""
-    rest = 0 if part == "check" else 1
+    rest = 0 if wanted.part == "check" else 1
     every = [text for members in load_openings().values() for text in members[rest::2]]
-    steps = range(1, 2 if part == "check" else len(every))
+    steps = range(1, 2 if wanted.part == "check" else len(every))
     pairs = [
         f"{one} {every[(place + step) % len(every)]}" for step in steps for place, one in enumerate(every)
     ]

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 from torch import Tensor, nn
 
 from higgsx.errors import UsageError
 from higgsx.fidelity.openings import Generate, continue_openings, load_openings
-from higgsx.fidelity.texts import Part, cut, encode, text_windows
-from higgsx.tasks import Batches, Encoder
+from higgsx.fidelity.texts import cut, encode, text_windows
+from higgsx.tasks import Batches, Encoder, Wanted
 
 OPENINGS_WINDOW = {"check": 64, "calibration": 256}
 """Tokens of a window of the model's own continuations, where nothing else is asked for."""
 TEXT_WINDOW = 256
-_SEEDS = {"check": 0, "calibration": 1000}
-"""The parts draw differently, so that damage is never measured on what was learned from."""
 
 
 def language_batches(
@@ -24,27 +21,24 @@ def language_batches(
     sampler: Callable[[nn.Module], Generate],
     encoder: Encoder,
     positions: int | None,
-    path: Path | None,
-    most_tokens: int,
-    window: int | None,
-    part: Part,
-    shared: bool,
+    wanted: Wanted,
 ) -> Batches:
     """See `higgsx.pipeline.check.Checkable.batches`. TextError for a text that is too short or no text."""
-    asked = window or (TEXT_WINDOW if path is not None else OPENINGS_WINDOW[part])
+    path, window = wanted.path, wanted.window
+    asked = window or (TEXT_WINDOW if path is not None else OPENINGS_WINDOW[wanted.part])
     if window is not None and positions is not None and window > positions:
         raise UsageError("window is longer than the model can take", got=window, expected=positions)
     length = asked if positions is None else min(asked, positions)
-    most = max(1, most_tokens // length)
+    most = max(1, wanted.most_tokens // length)
     if path is not None:
-        found = text_windows(path, encoder, length, most, part if shared else None)
+        found = text_windows(path, encoder, length, most, wanted.part if wanted.shared else None)
         front = "with" if encoder.first is not None else "without"
         return Batches({"text": found}, f"windows of {length} tokens, {front} a beginning-of-text token")
     for members in load_openings().values():
         for opening in members:
             encode(opening, encoder, "tokenizer")
     try:
-        drawn = _continued(sampler(model()), encoder, length, most, part)
+        drawn = _continued(sampler(model()), encoder, length, most, wanted)
     except RuntimeError:  # nothing can be drawn from NaN; measuring will find it, and the gate say it
         texts = [text for members in load_openings().values() for text in members]
         ids = [token for text in texts for token in encode(text, encoder, "openings")]
@@ -53,12 +47,12 @@ def language_batches(
 
 
 def _continued(
-    generate: Generate, encoder: Encoder, length: int, most: int, part: Part
+    generate: Generate, encoder: Encoder, length: int, most: int, wanted: Wanted
 ) -> Mapping[str, Sequence[Tensor]]:
     """At most `most` windows, spread over the domains. To measure, every opening is used once."""
     openings = load_openings()
     found: dict[str, list[Tensor]] = {}
-    left, seed = most, _SEEDS[part]
+    left, seed = most, wanted.seed
     while left > 0:
         used = _spread(openings, left)
         drawn = continue_openings(generate, encoder, used, length=length, seed=seed)
@@ -66,7 +60,7 @@ def _continued(
             found.setdefault(domain, []).extend(windows)
         left -= sum(map(len, drawn.values()))
         seed += 1
-        if part == "check":
+        if wanted.part == "check":
             break
     return found
 
