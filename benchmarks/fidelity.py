@@ -1,6 +1,6 @@
 """What is lost at which size: one code for all, hqq, torch's int8, ALMPQ without and with gradients, hybrid.
 
-    python benchmarks/fidelity.py [MODEL ...]         measures what is not in benchmarks/out/fidelity.json yet
+    python benchmarks/fidelity.py [MODEL ...]     measures what benchmarks/measured/fidelity.json lacks
     python benchmarks/fidelity.py MODEL --again       measures it anew
     python benchmarks/fidelity.py --only "uniform hqq" "torch int8"    rows whose name begins so
     python benchmarks/fidelity.py --at "4.25 bits" gauss16.b64         rows at these places

@@ -9,7 +9,7 @@ Groups: all where they are few; else those at evenly spaced places of the order 
 data, so that small and large ones are among them, and always what the model reads and says. Each alone gets
 gauss8.b64 (3.1 bits) while everything else is exact. KL is measured on one window of 512 tokens of each
 held-back text (small models: as in fidelity.py). Predictions: without data, and as
-`--gradients` makes them. Results go into benchmarks/out/prediction.json.
+`--gradients` makes them. Results go into benchmarks/measured/prediction.json.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from higgsx.almpq.plan import Plan
 from higgsx.almpq.solve import solve
 from higgsx.almpq.table import Group
 
-OUT = ROOT / "benchmarks" / "out" / "prediction.json"
+OUT = ROOT / "benchmarks" / "measured" / "prediction.json"
 CODE = "gauss8.b64"
 BITS = ("3", "3.5", "4.25", "5")
 Known = dict[str, Any]
@@ -63,9 +63,9 @@ def measure(name: str, count: int, known: Known, save: Any) -> None:
     bench = Bench(one)
     guessed = tables.without_data(bench)
     begin = time.perf_counter()
-    learned = tables.with_gradients(bench, guessed, bench.statistics)
-    print(f"{name}: {bench.statistics.tokens} tokens of gradients in {time.perf_counter() - begin:.0f} s")
-    known["unit"], known["learned"] = learned.unit, bench.statistics.tokens
+    learned = tables.with_gradients(bench)
+    known["unit"], known["learned"] = learned.unit, bench.learned.statistics.tokens
+    print(f"{name}: {known['learned']} tokens of gradients in {time.perf_counter() - begin:.0f} s")
     ends = [item.name for item in bench.items if item.roles & {"embedding", "head"}]
     open_ = [group for group in guessed.groups if group.find(CODE) is not None]
     known["of"] = len(open_)
@@ -86,7 +86,7 @@ def measure(name: str, count: int, known: Known, save: Any) -> None:
             plan = Plan.from_solution(table, solve(table, budget), budget)
             if known["totals"].get(key, {}).get("predicted") != plan.loss:
                 choices = {choice.name: dict(choice.params) for choice in plan.choices}
-                bench.fill(tables.chosen(bench, choices))
+                bench.fill(tables.chosen(bench, choices, table is learned))
                 known["totals"][key] = {"bits": bits, "predicted": plan.loss, **_measured(bench)}
                 save()
             _tell(key, known["totals"][key])

@@ -21,9 +21,9 @@ Printed by `benchmarks/fidelity.py`; nothing here is typed by hand. {machine}.
   weights alone. KL(original ‖ compressed) in nats per token, ± one standard error.
 - MB are the bytes of all matrices / 10⁶, bits the same over their weights, embedding and head included.
 - "uniform" gives every matrix one code (rounding `rtn`; "uniform hqq" with that rounding). "ALMPQ" after the
-  same name has the same bytes, without data; "ALMPQ gradients" as `--gradients` makes it, from 8,192 tokens
-  of openings that the model continued, or of calibration material that is never measured on (speech of
-  digits, encoders, pairs). "hybrid" keeps embedding and head exact and has its own bytes.
+  same name has the same bytes, without data; "ALMPQ gradients" as `--gradients` makes it (with channel
+  scales), from 8,192 tokens of openings that the model continued, or of calibration material that is never
+  measured on (speech of digits, encoders, pairs). "hybrid" keeps embedding and head exact and has its own bytes.
 - "torch int8": `torch.ao.quantization.quantize_dynamic`, int8 per row in every linear layer; a table that is
   also looked up is stored twice. It rounds activations too; the others do not.
 - Small models are undertrained: they show that it works, not how much it wins.
@@ -194,23 +194,25 @@ def _short(rows: Sequence[Row]) -> str:
             ("4.25 bits", "gauss16.b64"),
         ):
             if ("ALMPQ", at) in mine:
-                lines.append(_short_line(name, mine["ALMPQ", at], mine["uniform", rival]))
-    head = ("model", "bits", "times smaller", "KL", "top-1 %", "perplexity", "one code for all: KL at bits")
+                learned = mine.get(("ALMPQ gradients", at))
+                lines.append(_short_line(name, mine["ALMPQ", at], learned, mine["uniform", rival]))
+    learned = ("KL with `--gradients`", "its top-1 %", "its perplexity")
+    head = ("model", "bits", "times smaller", "KL", *learned, "one code for all: KL at bits")
     return markdown(lines, head)
 
 
-def _short_line(name: str, row: Row, other: Row) -> tuple[str, ...]:
-    damage = row["damage"]
-    perplexity = damage["perplexity"]
-    return (
-        name,
-        f"{row['bits']:.2f}",
-        f"{16 / row['bits']:.2f}",
-        f"{damage['kl']['mean']:.3g} ± {damage['kl']['standard_error']:.1g}",
-        f"{100 * damage['top1_agreement']:.1f}",
-        f"{perplexity['original']:.2f} → {perplexity['compressed']:.2f}",
-        f"{other['damage']['kl']['mean']:.3g} at {other['bits']:.2f}",
-    )
+def _short_line(name: str, row: Row, learned: Row | None, other: Row) -> tuple[str, ...]:
+    cells = ("–", "–", "–")
+    if learned is not None:
+        damage = learned["damage"]
+        perplexity = damage["perplexity"]
+        cells = (
+            _kl(learned),
+            f"{100 * damage['top1_agreement']:.1f}",
+            f"{perplexity['original']:.2f} → {perplexity['compressed']:.2f}",
+        )
+    one = f"{other['damage']['kl']['mean']:.3g} at {other['bits']:.2f}"
+    return name, f"{row['bits']:.2f}", f"{16 / row['bits']:.2f}", _kl(row), *cells, one
 
 
 def _fill(path: Any, text: str) -> None:

@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "archive": {"hgs", "codecs", "transforms", "descriptor"},
     "nn": {"archive", "descriptor", "rounding", "codecs", "transforms", "kernels"},
     "runtime": {"archive", "kernels", "descriptor", "codecs", "transforms", "hgs"},
-    "calibration": {"nn", "tasks"},
+    "calibration": {"nn", "tasks", "transforms"},
     "fidelity": {"nn", "tasks"},
     "pipeline": {
         "almpq", "calibration", "fidelity", "source", "rounding", "codecs", "transforms", "descriptor", "hgs",

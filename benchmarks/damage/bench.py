@@ -10,7 +10,6 @@ import torch
 
 from damage.remembered import remembered
 from damage.subjects import Subject
-from higgsx.calibration.statistics import Statistics
 from higgsx.codecs.dense import Dense
 from higgsx.descriptor import Descriptor
 from higgsx.fidelity.compare import compare
@@ -18,7 +17,7 @@ from higgsx.fidelity.quality import Judge
 from higgsx.fidelity.report import Arithmetic, Damage
 from higgsx.integrations.hf.model import HFModel
 from higgsx.pipeline.encode import encode_tensor
-from higgsx.pipeline.learn import Learning, learn
+from higgsx.pipeline.learn import Learned, Learning, learn
 from higgsx.pipeline.survey import Item, survey
 from higgsx.pipeline.threads import one_thread_each
 from higgsx.source.hub import open_source
@@ -111,7 +110,7 @@ class Bench:
         return self.handle.task, original, None if judge is None else Remembering(judge, original)
 
     @cached_property
-    def statistics(self) -> Statistics:
+    def learned(self) -> Learned:
         """What `compress --gradients` learns (`--calibration` where the subject names material)."""
         learning = Learning(True, self.subject.learn)
         key = f"{self.source.fingerprint} {learning.described()}"

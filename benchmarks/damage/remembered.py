@@ -12,11 +12,12 @@ import torch
 from common import ROOT
 
 from higgsx.calibration.statistics import Bend, Statistics
+from higgsx.pipeline.learn import Learned
 
 _PLACE = ROOT / "benchmarks" / "out" / "gradients"
 
 
-def remembered(name: str, key: str, make: Callable[[], Statistics]) -> Statistics:
+def remembered(name: str, key: str, make: Callable[[], Learned]) -> Learned:
     """What was saved under the name if it was made from the same (`key`), else what `make` gives, saved."""
     path = _PLACE / f"{name}.npz"
     if path.is_file():
@@ -28,12 +29,15 @@ def remembered(name: str, key: str, make: Callable[[], Statistics]) -> Statistic
                     for kind in ("r:", "p:")
                 )
                 bends = {kind: Bend(**values) for kind, values in about["bends"].items()}
-                return Statistics(r, powers, about["tokens"], about["unit"], about["text"], bends)
-    made = make()
+                found = Statistics(r, powers, about["tokens"], about["unit"], about["text"], bends)
+                return Learned(found, about["scales"])
+    learned = make()
+    made = learned.statistics
     arrays = {f"r:{one}": values.numpy() for one, values in made.r.items()}
     arrays |= {f"p:{one}": values.numpy() for one, values in made.powers.items()}
     about: dict[str, Any] = {"key": key, "tokens": made.tokens, "unit": made.unit, "text": made.text}
     about["bends"] = {kind: asdict(bend) for kind, bend in made.bends.items()}
+    about["scales"] = dict(learned.scales)
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(path, about=np.array(json.dumps(about)), **arrays)
-    return made
+    return learned

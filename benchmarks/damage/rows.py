@@ -25,7 +25,7 @@ from higgsx.pipeline.options import Options
 from higgsx.pipeline.plan import budget_of
 from higgsx.pipeline.survey import survey
 
-OUT = ROOT / "benchmarks" / "out" / "fidelity.json"
+OUT = ROOT / "benchmarks" / "measured" / "fidelity.json"
 UNIFORM = ("int8.b64", "int6.b64", "gauss32.b64", "gauss16.b64", "gauss8.b64")
 ZERO = ("int4.b64.u8.u8", "int4.b64.u8.f16", "int3.b64.u8.f16")
 BITS = ("8", "5", "4.25", "3.5", "3")
@@ -59,7 +59,8 @@ class Store:
         kept = [other for other in self.rows if (other["model"], other["plan"], other["at"]) != key]
         self.rows = [*kept, row]
         OUT.parent.mkdir(exist_ok=True)
-        OUT.write_text(json.dumps({"machine": machine(), "rows": self.rows}, indent=1))
+        lines = ",\n".join(json.dumps(one) for one in self.rows)
+        OUT.write_text(f'{{"machine": {json.dumps(machine())}, "rows": [\n{lines}\n]}}\n')
 
 
 class Table:
@@ -75,13 +76,13 @@ class Table:
     @cached_property
     def learned(self) -> CostTable:
         begin = time.perf_counter()
-        statistics = self.bench.statistics
+        statistics = self.bench.learned.statistics
         seconds = time.perf_counter() - begin
         print(
             f"{self.bench.subject.name} gradients: {statistics.tokens} tokens, {seconds:.0f} s",
             file=sys.stderr,
         )
-        return tables.with_gradients(self.bench, self.guessed, statistics)
+        return tables.with_gradients(self.bench)
 
     def jobs(self) -> Iterator[Job]:
         for label in (*UNIFORM, *ZERO):
@@ -114,19 +115,21 @@ class Table:
     ) -> tuple[Mapping[str, Descriptor], str, float | None]:
         table = self.learned if learned else self.guessed
         budget = Budget.of_bits(bits)
-        return self._planned(Plan.from_solution(table, solve(table, budget), budget), method)
+        return self._planned(Plan.from_solution(table, solve(table, budget), budget), method, learned)
 
     def _hybrid(self, learned: bool) -> tuple[Mapping[str, Descriptor], str, float | None]:
         items = survey(self.bench.source, self.bench.handle, "hybrid")
         table = tables.without_data(self.bench, "hybrid")
         budget = budget_of(self.bench.source, items, table, Options.make(policy="hybrid"))
         if learned:
-            table = tables.with_gradients(self.bench, table, self.bench.statistics)
-        return self._planned(Plan.from_solution(table, solve(table, budget), budget), "rtn")
+            table = tables.with_gradients(self.bench, "hybrid")
+        return self._planned(Plan.from_solution(table, solve(table, budget), budget), "rtn", learned)
 
-    def _planned(self, plan: Plan, method: str) -> tuple[Mapping[str, Descriptor], str, float | None]:
+    def _planned(
+        self, plan: Plan, method: str, learned: bool
+    ) -> tuple[Mapping[str, Descriptor], str, float | None]:
         choices = {choice.name: dict(choice.params) for choice in plan.choices}
-        return tables.chosen(self.bench, choices), method, plan.loss  # type: ignore[arg-type]
+        return tables.chosen(self.bench, choices, learned), method, plan.loss  # type: ignore[arg-type]
 
 
 def measure(

@@ -2,47 +2,35 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 from damage.bench import Bench
-from higgsx.almpq.table import CostTable, Group
-from higgsx.calibration.statistics import Statistics
+from higgsx.almpq.table import CostTable
 from higgsx.descriptor import Descriptor
-from higgsx.pipeline.candidates import learned_losses, predicted_loss
 from higgsx.pipeline.draft import described
 from higgsx.pipeline.options import Options
 from higgsx.pipeline.palette import allowed
-from higgsx.pipeline.plan import cost_table
-from higgsx.pipeline.survey import survey
+from higgsx.pipeline.plan import cost_table, silent
+from higgsx.pipeline.survey import Item, survey, with_scales
 
 
 def without_data(bench: Bench, policy: str = "free", method: str = "rtn") -> CostTable:
     """Items are those of the policy; errors are measured on samples of the weights."""
     options = Options.make(policy=policy, method=method)
+    return cost_table(bench.source, items_of(bench, policy), options)
+
+
+def with_gradients(bench: Bench, policy: str = "free") -> CostTable:
+    """As `compress --gradients` makes it."""
+    options = Options.make(policy=policy)
+    items, statistics = items_of(bench, policy, learned=True), bench.learned.statistics
+    return cost_table(bench.source, items, options, True, silent, statistics, bench.handle.names)
+
+
+def items_of(bench: Bench, policy: str = "free", learned: bool = False) -> Sequence[Item]:
+    """learned: with the channel scales that gradients found."""
     items = bench.items if policy == "free" else survey(bench.source, bench.handle, policy)
-    return cost_table(bench.source, items, options)
-
-
-def with_gradients(bench: Bench, table: CostTable, statistics: Statistics) -> CostTable:
-    """The same candidates with the losses that `compress --gradients` gives them: errors need not be sampled
-    again, because a loss without data is a constant times the error."""
-    items = {item.name: item for item in bench.items}
-    losses = learned_losses(statistics, bench.handle.names)
-
-    def learned(group: Group) -> Group:
-        item = items[group.name]
-        unit = predicted_loss(item, 1.0)
-        rows = tuple(
-            one
-            if one.exact
-            else dataclasses.replace(one, loss=losses(item, described(item, one.params), one.loss / unit))
-            for one in group.candidates
-        )
-        return dataclasses.replace(group, candidates=rows)
-
-    note = f"gradients over {statistics.tokens} tokens of {statistics.text}; errors sampled"
-    return CostTable(tuple(map(learned, table.groups)), table.source, note, statistics.unit)
+    return with_scales(items, bench.learned.scales) if learned else items
 
 
 def uniform(bench: Bench, label: str) -> dict[str, Descriptor]:
@@ -59,9 +47,9 @@ def _words(label: str) -> Sequence[str]:
     return (label.partition(".")[0],)
 
 
-def chosen(bench: Bench, choices: dict[str, dict[str, object]]) -> dict[str, Descriptor]:
+def chosen(bench: Bench, choices: dict[str, dict[str, object]], learned: bool) -> dict[str, Descriptor]:
     """Descriptors of a plan's choices, by name of the tensor."""
-    items = {item.name: item for item in bench.items}
+    items = {item.name: item for item in items_of(bench, learned=learned)}
     return {name: described(items[name], params) for name, params in choices.items()}
 
 

@@ -23,8 +23,9 @@ DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "U8": "u1", "
 DTYPES |= {"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1"}
 AXES = {"": None, "oi": 2, "io": 2, "eoi": 3, "eio": 3, "oik": 3, "oikk": 4}
 PLANES = {2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 8: (8,)}
-SCALE_BYTES = {"u8": 1, "f16": 2}
-ZERO_BYTES = {"none": 0, "u8": 1, "f16": 2, "min": 2}
+SCALE_BYTES, ZERO_BYTES = {"u8": 1, "f16": 2}, {"none": 0, "u8": 1, "f16": 2, "min": 2}
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+QUARTERS = np.array([1.0, 1.1892071, 1.4142135, 1.6817929], np.float32)
 HALVES = {  # the positive levels of tables that are symmetric
     "gauss4": [36, 120],
     "gauss8": [13, 40, 71, 114],
@@ -37,13 +38,13 @@ TABLES["iq4"] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69
 FIXED = {"hgs.damage": 32_768, "hgs.tail": 65_600}
 MAGIC = b"HIGGS-X hgs tail"
 NAME = re.compile(r"(?!__)[A-Za-z0-9_.\-]{1,255}")
-ASSETS = """config.json generation_config.json tokenizer.json tokenizer_config.json tokenizer.model vocab.json
-    vocab.txt merges.txt added_tokens.json special_tokens_map.json chat_template.jinja chat_template.json
-    spiece.model sentencepiece.bpe.model sentencepiece.model spm.model bpe.model bpe.codes source.spm
-    target.spm dict.txt encoder.json vocab.bpe tekken.json normalizer.json processor_config.json
-    preprocessor_config.json video_preprocessor_config.json modules.json pooling_config.json NOTICE
-    sentence_bert_config.json config_sentence_transformers.json README.md LICENSE LICENSE.md
-    LICENSE.txt USE_POLICY.md"""
+ASSETS = """config.json generation_config.json tokenizer.json tokenizer_config.json tokenizer.model
+    vocab.json vocab.txt merges.txt added_tokens.json special_tokens_map.json chat_template.jinja
+    chat_template.json spiece.model sentencepiece.bpe.model sentencepiece.model spm.model bpe.model
+    bpe.codes source.spm target.spm dict.txt encoder.json vocab.bpe tekken.json normalizer.json
+    processor_config.json preprocessor_config.json video_preprocessor_config.json modules.json
+    pooling_config.json NOTICE sentence_bert_config.json config_sentence_transformers.json README.md LICENSE
+    LICENSE.md LICENSE.txt USE_POLICY.md"""
 
 
 def need(condition: object, what: str, got: object = "") -> None:
@@ -195,8 +196,8 @@ class File:
             if blake3(bound.encode()).hexdigest() != entry["digest"]:
                 damaged.append(name)
         for name, entry in self.manifest["assets"].items():
-            digest = digests.get(f"hgs.asset.{name}", blake3())
-            damaged += [name] if digest.hexdigest() != entry["digest"] else []
+            same = digests.get(f"hgs.asset.{name}", blake3()).hexdigest() == entry["digest"]
+            damaged += [] if same else [name]
         pads = b"".join(self.bytes(name) for name in self.arrays if name.startswith("hgs.pad."))
         damaged += ["padding"] if any(pads) else []
         tail = self.bytes("hgs.tail")
@@ -207,8 +208,7 @@ class File:
     def decode(self, name: str) -> np.ndarray:
         """float32 in the original's shape; a dense tensor that is neither F16 nor BF16 as it is."""
         entry = self.manifest["tensors"][name]
-        raw = [np.frombuffer(self.bytes(array), np.uint8) for array in entry["arrays"]]
-        return decode(entry["descriptor"], *raw)
+        return decode(entry["descriptor"], *(np.frombuffer(self.bytes(a), np.uint8) for a in entry["arrays"]))
 
 
 def is_hex(digest: object) -> bool:
@@ -237,7 +237,11 @@ def check_descriptor(d: Any) -> dict[str, Any]:
     need(type(block) is int and block in (0, 32, 64, 128) and is_int(exponent, -64, 64), "parameters", params)
     need(scale == "f16" or (scale == "u8" and block), "scale", scale)
     if transform is not None:
-        kind, width, space, begin, segment = fields(transform, "kind width space begin segment")
+        more = " scales" if isinstance(transform, dict) and "scales" in transform else ""
+        names = "kind width space begin segment" + more
+        kind, width, space, begin, segment, *scales = fields(transform, names)
+        letters = all(isinstance(one, str) and len(one) == (segment or matrix(d)[1]) for one in scales)
+        need(letters and set("".join(scales)) <= set(LETTERS), "scales", transform)
         need(kind == "hadamard" and isinstance(space, str) and space, "transform", transform)
         need(type(width) is int and width in [2**power for power in range(1, 11)], "width", width)
         need(is_int(begin, 0, (1 << 48) - 1) and is_int(segment, 0, (1 << 48) - 1), "transform", transform)
@@ -296,7 +300,7 @@ def decode(d: dict[str, Any], first: np.ndarray, second: np.ndarray | None = Non
     values = decode_panels(params, first.reshape(panels, -1), rows, inputs)
     values = values.reshape(experts or 1, -1, inputs)[:, :outputs]
     if d["transform"] is not None:
-        values = undo_hadamard(values, **d["transform"])
+        values = unmix(values, **d["transform"])
     if "k" in axes:
         return values.reshape(outputs, -1, shape[1]).transpose(0, 2, 1).reshape(shape)
     return (values.transpose(0, 2, 1) if axes in ("io", "eio") else values).reshape(shape)
@@ -351,22 +355,22 @@ def unpack(packed: np.ndarray, bits: int, inputs: int) -> np.ndarray:
     return codes.transpose(0, 2, 1, 3).reshape(len(packed), 16, inputs)
 
 
-def undo_hadamard(x: np.ndarray, kind: str, width: int, space: str, begin: int, segment: int) -> np.ndarray:
-    """`W D H` → `W` along the last dimension."""
+def unmix(x: Any, kind: str, width: int, space: str, begin: int, segment: int, scales: str = "g") -> Any:
+    """`W S D H` → `W` along the last dimension."""
     inputs = x.shape[-1]
-    row, norm = segment or inputs, np.float32(width**-0.5)
-    full, x = row // width * width, x.copy()
+    row, norm, x = segment or inputs, np.float32(width**-0.5), x.copy()
+    steps = np.resize([32 - LETTERS.index(letter) for letter in scales], inputs)
+    full, factor = row // width * width, np.ldexp(QUARTERS[steps % 4], steps // 4)
     for start in range(0, inputs, row):
         for first in range(start, start + full, width) if start + full <= inputs else ():
             block = x[..., first : first + width]
-            stride = 1
-            while stride < width:
-                pairs = block.reshape(*block.shape[:-1], -1, 2, stride)
+            for power in range(width.bit_length() - 1):
+                pairs = block.reshape(*block.shape[:-1], -1, 2, 2**power)
                 low, high = pairs[..., 0, :], pairs[..., 1, :]
                 block = np.stack([low + high, low - high], -2).reshape(block.shape)
-                stride *= 2
-            x[..., first : first + width] = block * norm * signs(space, begin + first, width)
-    return x
+            x[..., first : first + width] = block
+            factor[first : first + width] *= norm * signs(space, begin + first, width)
+    return x * factor
 
 
 def signs(space: str, begin: int, count: int) -> np.ndarray:
@@ -381,9 +385,7 @@ def signs(space: str, begin: int, count: int) -> np.ndarray:
 
 def main(path: str, verify: bool) -> int:
     file = File(path)
-    print(
-        f"content {file.content_digest}, {len(file.raw)} bytes, assets: {' '.join(file.manifest['assets'])}"
-    )
+    print(f"content {file.content_digest}, {len(file.raw)} bytes, assets: {[*file.manifest['assets']]}")
     for name, entry in file.manifest["tensors"].items():
         d = entry["descriptor"]
         print(f"{name}  {d['dtype']} {d['shape']}  {d['codec']} {canonical(d['params'])}")

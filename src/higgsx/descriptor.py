@@ -63,6 +63,8 @@ class Descriptor:
         if not self.is_dense and self.axes == "":
             raise FormatError("only a matrix can be compressed", got=f"shape {self.shape}", code="CODEC")
         reason = self.codec.accepts(self.matrix, self.dtype)
+        if reason is None and self.transform is not None:
+            reason = self.transform.misfit(self.matrix.inputs)
         if reason is not None:
             raise FormatError(reason, where=self.codec.id, code="CODEC")
 

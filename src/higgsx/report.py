@@ -94,6 +94,7 @@ def report_of(archive: Archive) -> Report:
     for name, stored in archive.tensors.items():
         what = stored.descriptor
         transform = "" if what.transform is None else f"hadamard {what.transform.width}"
+        transform += ", channel scales" if what.transform is not None and what.transform.scales else ""
         code = what.codec.label
         bits = 8 * stored.nbytes / what.weights
         rows.append(

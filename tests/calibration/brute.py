@@ -65,6 +65,13 @@ class Own:
             name: sum(rows(change.grad) for change, rows in members) for name, members in self.changes.items()
         }
 
+    def columns(self) -> dict[str, Tensor]:
+        """The same by input: changes are `[T, out, in]`, of look-ups `[T, in]`."""
+        return {
+            name: sum(change.grad.square().reshape(-1, change.shape[-1]).sum(0) for change, _ in members)
+            for name, members in self.changes.items()
+        }
+
 
 def silent_parameters(model: nn.Module) -> nn.Module:
     torch.manual_seed(0)

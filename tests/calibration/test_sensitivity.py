@@ -47,8 +47,10 @@ class Tied(nn.Module):
 AXES = {"table.weight": "oi", "twice.weight": "oi", "io": "io"}
 
 
-def expected(model: nn.Module, batches: list[Tensor], outputs: str, seed: int) -> dict[str, Tensor]:
-    """By the definition, with the same draws."""
+def expected(
+    model: nn.Module, batches: list[Tensor], outputs: str, seed: int, by: str = "sums"
+) -> dict[str, Tensor]:
+    """By the definition, with the same draws; by: `sums` over rows or `columns`."""
     generator = torch.Generator().manual_seed(seed)
     towards = sensitivity._towards_labels if outputs == "logits" else sensitivity._towards_signs
     found: dict[str, Tensor] = {}
@@ -56,7 +58,7 @@ def expected(model: nn.Module, batches: list[Tensor], outputs: str, seed: int) -
         model.own = Own()
         out = model(batch)
         out.backward(towards(out.detach(), torch.ones(len(out), dtype=torch.bool), generator))
-        for name, rows in model.own.sums().items():
+        for name, rows in getattr(model.own, by)().items():
             found[name] = found.get(name, 0) + rows
     model.own = None
     tokens = sum(len(batch) for batch in batches)
@@ -74,6 +76,8 @@ def test_tied_table_and_layer_used_twice(outputs: str) -> None:
     assert set(found.r) == set(wanted)
     for name, rows in wanted.items():
         torch.testing.assert_close(found.r[name].float(), rows, rtol=1e-4, atol=1e-7)
+    for name, columns in expected(model, batches, outputs, 7, "columns").items():
+        torch.testing.assert_close(found.columns[name].float(), columns, rtol=1e-4, atol=1e-7)
     assert (found.r["table.weight"] > 0).all()  # as a head every row is used
     torch.testing.assert_close(found.powers["io"].float(), model.io.detach().square().sum(0))
 
@@ -191,6 +195,8 @@ def test_experts(way: str) -> None:
     axes = {"stack": "eio" if way == "eio" else "eoi"}
     found = sensitivities(model, Everything(), [IDS], axes, seed=3)
     torch.testing.assert_close(found.r["stack"].float(), wanted, rtol=1e-4, atol=1e-8)
+    columns = expected(model, [IDS], "logits", 3, "columns")["stack"]
+    torch.testing.assert_close(found.columns["stack"].float(), columns, rtol=1e-4, atol=1e-8)
 
 
 _SMALL = {"vocab_size": 48, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -227,7 +233,7 @@ def test_of_one_token_it_is_the_gradient_of_the_weight(family: str) -> None:
     windows = [torch.tensor([[token]]) for token in (3, 9, 4)]
     found = sensitivities(model, Everything(), windows, axes, seed=11)
     generator = torch.Generator().manual_seed(11)
-    wanted = dict.fromkeys(axes, 0.0)
+    wanted, columns = dict.fromkeys(axes, 0.0), dict.fromkeys(axes, 0.0)
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for window in windows:
         model.zero_grad()
@@ -236,10 +242,17 @@ def test_of_one_token_it_is_the_gradient_of_the_weight(family: str) -> None:
         out.backward(sensitivity._towards_labels(out.detach(), counts, generator))
         for name, letters in axes.items():
             wanted[name] = wanted[name] + sensitivity._row_powers(parameters[name].grad, letters) / 3
+            power = parameters[name].grad.double().square().movedim(letters.index("i"), -1) / 3
+            columns[name] = columns[name] + power.flatten(0, -2).sum(0)
     assert len(axes) > 10
     for name, rows in wanted.items():
         # products in other orders: equal to rounding, against the largest row
         torch.testing.assert_close(found.r[name], rows, rtol=2e-3, atol=2e-4 * float(rows.max()) + 1e-12)
+    for name, of_inputs in found.columns.items():
+        largest = float(columns[name].max())
+        torch.testing.assert_close(of_inputs, columns[name], rtol=2e-3, atol=2e-4 * largest + 1e-12)
+        assert abs(float(of_inputs.sum() - found.r[name].sum())) <= 1e-3 * float(found.r[name].sum()) + 1e-9
+    assert set(found.columns) == set(axes)
     assert sum(float(rows.sum()) for rows in found.r.values()) > 0
 
 

@@ -35,6 +35,7 @@ from higgsx.codecs.panels import PanelCodec, Scales
 from higgsx.codecs.uniform import BITS, Uniform
 from higgsx.descriptor import Descriptor
 from higgsx.pipeline.encode import encode_tensor
+from higgsx.transforms.channels import ALPHABET
 from higgsx.transforms.hadamard import Hadamard
 
 ZEROS = ("none", "u8", "f16", "min")
@@ -143,6 +144,27 @@ def hadamard_places(path: Path) -> None:
     for name, transform in transforms.items():
         descriptor = Descriptor("BF16", (3, 100), "oi", Uniform.symmetric(4, 64, -3), transform)
         tensors[name] = descriptor, packed(descriptor, "places")
+    write(path, tensors)
+
+
+def channel_scales(path: Path) -> None:
+    """Every letter; inputs that are left over, rows too short for a block, segments, `io` and `eoi`."""
+    letters = ALPHABET[::-1] + ALPHABET
+    cases = {
+        "letters": ((3, 128), "oi", Hadamard(128, "x", 0, 0, letters)),
+        "left.over": ((17, 100), "oi", Hadamard(64, "x", 0, 0, letters[:100])),
+        "too.short": ((2, 33), "oi", Hadamard(64, "x", 0, 0, letters[:33])),
+        "begin": ((2, 96), "oi", Hadamard(32, "x", 96, 0, letters[:96])),
+        "segment": ((2, 40, 3), "oik", Hadamard(32, "x", 0, 40, letters[:40])),
+        "long.segment": ((2, 64), "oi", Hadamard(32, "x", 0, 70, letters[:70])),
+        "io": ((64, 5), "io", Hadamard(64, "x", 0, 0, letters[64:])),
+        "eoi": ((2, 17, 64), "eoi", Hadamard(32, "x", 0, 0, letters[:64])),
+    }
+    tensors: Tensors = {}
+    for index, (name, (shape, layout, transform)) in enumerate(cases.items()):
+        codec = Codebook.plain("gauss16", 32) if index % 2 else Uniform.symmetric(6, 0, 4)
+        descriptor = Descriptor("BF16", shape, layout, codec, transform)
+        tensors[name] = descriptor, packed(descriptor, "scales")
     write(path, tensors)
 
 
@@ -286,6 +308,7 @@ CASES: dict[str, Callable[[Path], None]] = {
     "encoded": encoded,
     **CONTAINER_CASES,
     **{model: partial(first, model) for model in MODELS},
+    "channel-scales": channel_scales,
 }
 
 RETIRED: dict[str, str] = {}

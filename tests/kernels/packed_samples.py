@@ -37,7 +37,9 @@ def packed(
 ) -> Packed:
     shape = shape or SHAPES[axes]
     plain = Descriptor("F32", shape, axes, codec)
-    transform = Hadamard.default("space", plain.matrix.inputs, plain.segment)
+    channels = plain.segment or plain.matrix.inputs
+    scales = "".join("cdefghijk"[place * place % 9] for place in range(channels)) if channels % 2 == 0 else ""
+    transform = Hadamard.default("space", plain.matrix.inputs, plain.segment, scales)
     descriptor = Descriptor("F32", shape, axes, codec, transform)
     generator = torch.Generator().manual_seed(5)
     parts = [

@@ -44,16 +44,25 @@ def test_rounded_activations_stay_near(name: str, zoo_hgs: Get) -> None:
 
 
 @pytest.mark.usefixtures("library")
-@pytest.mark.parametrize("model", ["llama-en-5m", "llama-ru-5m", "gpt2-en-5m", "opt-en-5m", "stories260k"])
-def test_trained_models(model: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("model", "learned"),
+    [
+        *((name, {}) for name in ("llama-en-5m", "llama-ru-5m", "gpt2-en-5m", "opt-en-5m", "stories260k")),
+        *((name, {"gradients": True, "calibration_tokens": 256}) for name in ("gpt2-en-5m", "stories260k")),
+    ],
+)
+def test_trained_models(model: str, learned: dict[str, Any], tmp_path: Path) -> None:
+    """With gradients channels have scales, which readers of one activation share."""
     folder = TRAINED / model
     if not folder.is_dir():
         pytest.skip("the trained models are not here")
     path = tmp_path / "m.hgs"
-    higgsx.compress(folder, path, bits=4.5, allow=("gauss16", "gauss8", "int8"), check=False)
+    higgsx.compress(folder, path, bits=4.5, allow=("gauss16", "gauss8", "int8"), check=False, **learned)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     ids = tokenizer("Once upon a time there was a little girl, and she had a dog.")["input_ids"]
     with Archive.open(path) as archive:
+        transforms = [one.descriptor.transform for one in archive.tensors.values()]
+        assert any(transform and transform.scales for transform in transforms) == bool(learned)
         found = Engine(archive, precision="float", cache="f32").logits(ids)
         near = Engine(archive).logits(ids)
     wanted = through_transformers(path, ids)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from blake3 import blake3
 
 from higgsx.errors import FormatError
+from higgsx.transforms import channels
+from higgsx.transforms.channels import ALPHABET
 from higgsx.transforms.hadamard import Hadamard, signs
 
 
@@ -56,6 +59,44 @@ def test_decoding_undoes_encoding() -> None:
     back = mix.decode(mix.encode(x.clone()).t().contiguous()).t()
     assert (back - x).abs().max() < 2e-6
     assert abs(float(mix.encode(x.clone()).square().sum() / x.square().sum()) - 1) < 1e-5
+
+
+def test_channel_scales_by_hand() -> None:
+    letters = "".join(ALPHABET[(7 * place) % 64] for place in range(70))
+    mix = Hadamard(32, "a", scales=letters)
+    x = normal(70, 9)
+    factor = torch.tensor([2.0 ** ((ALPHABET.index(letter) - 32) / 4) for letter in letters])[:, None]
+    sign = torch.ones(70, 1)
+    sign[:64, 0] = torch.from_numpy(signs("a", 0, 64))
+    assert torch.equal(mix.encode(x.clone()), Hadamard(32, "a").encode(x * factor))
+    decoded = mix.decode(x.t().contiguous()).t()
+    norm = torch.tensor(32**-0.5)
+    blocks = [torch.stack(by_hand(list(x[begin : begin + 32]))) for begin in (0, 32)]
+    by_rule = torch.cat([*(block * 1.0 for block in blocks), x[64:]])
+    inverse = 1 / factor.double()
+    inverse = inverse.float()
+    by_rule[:64] *= norm * sign[:64] * inverse[:64]
+    by_rule[64:] *= inverse[64:]
+    assert torch.equal(decoded, by_rule)
+    assert torch.equal(torch.from_numpy(mix.multiplier(70)), (sign * inverse)[:, 0])
+
+
+def test_scaling_keeps_products() -> None:
+    """`(W S D H)(H D S⁻¹ x) = W x`, also for inputs that are left over."""
+    letters = "".join(ALPHABET[20 + place % 24] for place in range(100))
+    mix = Hadamard(32, "a", scales=letters)
+    w, x = normal(100, 7), normal(100, 5)
+    stored = mix.encode(w.clone())
+    prepared = Hadamard(32, "a").encode(x / torch.from_numpy(channels.scales(letters))[:, None])
+    assert torch.allclose(stored.t() @ prepared, w.t() @ x, atol=1e-4)
+    assert torch.allclose(mix.decode(stored.t().contiguous()).t(), w, atol=1e-5)
+    assert mix.largest(w.t()) == float((w.abs().amax(1) * torch.from_numpy(channels.scales(letters))).max())
+
+
+def test_scales_are_rounded_to_quarter_octaves_and_bounded() -> None:
+    assert channels.to_text(np.array([-100, -32, 0, 1, 31, 100])) == "AAgh__"
+    assert channels.scales("ghk").tolist() == [1.0, np.float32(2**0.25), 2.0]
+    assert channels.reciprocals("ghk").tolist() == [1.0, np.float32(2**-0.25), 0.5]
 
 
 def test_in_place_and_any_leading_dimensions() -> None:
@@ -122,8 +163,13 @@ def test_default_width(inputs: int, segment: int, width: int | None) -> None:
 def test_json() -> None:
     mix = Hadamard(32, "ü", 7, 96)
     assert Hadamard.from_json(json.loads(json.dumps(mix.to_json()))) == mix
+    scaled = Hadamard(32, "x", scales="abc")
+    assert Hadamard.from_json(json.loads(json.dumps(scaled.to_json()))) == scaled != Hadamard(32, "x")
+    assert scaled.misfit(3) is None and scaled.misfit(4) == "3 channel scales for 4 inputs"
+    assert "scales" not in mix.to_json()
     good = mix.to_json()
     for key, wrong in (
+        ("scales", ""), ("scales", "a b"), ("scales", "ä"), ("scales", 3), ("scales", None), ("scales", []),
         ("width", 3), ("width", 2048), ("width", 1), ("width", 64.0), ("width", True), ("width", None),
         ("space", ""), ("space", 3), ("begin", -1), ("begin", 1 << 48), ("begin", "0"), ("segment", -1),
         ("kind", "fourier"),

@@ -30,6 +30,11 @@ class Picked:
         sizes = [shape[dim] if own == dim else 1 for own in view.dims]
         return torch.arange(shape[dim]).reshape(sizes)
 
+    def whole(self, dim: int, size: int) -> bool:
+        """Whether a dimension of the parameter is seen whole and in order."""
+        one = self.maps.get(dim)
+        return one is None or torch.equal(one.reshape(-1), torch.arange(size))
+
     def follow(
         self,
         func: Callable[..., Any],

@@ -68,8 +68,10 @@ def sensitivities(
             )
     parameters = dict(model.named_parameters(remove_duplicate=False))
     powers = {name: _row_powers(parameters[name].detach(), axes[name]) for name in uses.sums}
-    r = {name: (sums / tokens).cpu() for name, sums in uses.sums.items()}
-    return Statistics(r, powers, tokens, UNITS[task.outputs], text)
+    r, columns = (
+        {name: (sums / tokens).cpu() for name, sums in kept.items()} for kept in (uses.sums, uses.columns)
+    )
+    return Statistics(r, powers, tokens, UNITS[task.outputs], text, columns=columns)
 
 
 def _one_batch(model: nn.Module, task: Task, batch: Any, uses: Uses, generator: torch.Generator) -> int:

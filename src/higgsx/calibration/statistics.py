@@ -36,6 +36,8 @@ class Statistics:
     unit    what ½ · Σ r · mse is: nats per token, or the relative squared error of the outputs
     text    what was read, in words
     bends   kind of layer (`kind_of`) → how coarse errors differ; a kind without one is taken as straight
+    columns parameter name → float64 `[inputs]`: mean over tokens of |g|² · x_j², for channel scales; empty
+            once those have been applied
     """
 
     r: Mapping[str, Tensor]
@@ -44,6 +46,7 @@ class Statistics:
     unit: str
     text: str
     bends: Mapping[str, Bend] = field(default_factory=dict)
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
 
     def weight(self, name: str, inputs: int) -> float:
         """Loss of a weight for one unit of relative squared error, the same in all rows, as the second order

@@ -5,6 +5,9 @@ error of w_i whose entries are independent with variance m moves the score by a 
 `m · Σ_t g_ti² · |x_t|²`. The sum is what is kept: |x_t|² is taken on the way forward, g arrives in a hook on
 the way back, and no gradient of a weight is ever formed. A look-up is a product with the unit vector of its
 token, so the row of token v gets `Σ_t |g_t|² [token_t = v]`.
+
+The same sum by input instead of by row, `Σ_t |g_t|² x_tj²` (of a look-up `Σ_t g_tj²`), says what an error of
+column j does; channel scales are made from it.
 """
 
 from __future__ import annotations
@@ -33,11 +36,13 @@ class Uses(TorchFunctionMode):
 
     axes  parameter name → its axes, a key of `descriptor.AXES`; other parameters are not watched
     sums  parameter name → float64 `[rows]`, experts one after the other, grows with every backward pass
+    columns  the same over inputs, float64 `[inputs]`; not of convolutions, nor where only some are read
     """
 
     def __init__(self, model: nn.Module, axes: Mapping[str, str]) -> None:
         super().__init__()
         self.sums: dict[str, Tensor] = {}
+        self.columns: dict[str, Tensor] = {}
         self._names: list[str] = []
         self._axes: list[str] = []
         self._shapes: list[torch.Size] = []
@@ -53,6 +58,9 @@ class Uses(TorchFunctionMode):
             self._shapes.append(shape)
             rows = shape[axes[name].index("o")] * (shape[0] if "e" in axes[name] else 1)
             self.sums[name] = torch.zeros(rows, dtype=torch.float64, device=one.tensor.device)
+            if "k" not in axes[name]:
+                inputs = shape[axes[name].index("i")]
+                self.columns[name] = torch.zeros(inputs, dtype=torch.float64, device=one.tensor.device)
             for place in one.places:
                 tensor = place.module._parameters[place.parameter]
                 if tensor is not None:
@@ -127,8 +135,9 @@ class Uses(TorchFunctionMode):
         sums = self._sums(weight)
 
         def count(g: Tensor) -> None:
-            power = g.float().square().sum(-1).reshape(-1)
-            sums.index_add_(0, ids.reshape(-1), power.double())
+            power = g.float().square()
+            sums.index_add_(0, ids.reshape(-1), power.sum(-1).reshape(-1).double())
+            self._add_columns(weight, power.reshape(-1, power.shape[-1]).sum(0))
 
         return count
 
@@ -157,7 +166,8 @@ class Uses(TorchFunctionMode):
         sums = self._sums(entry.weight)
         stacked = entry.weight.dim() > 2
         vector = entry.x.dim() == 1
-        norms = entry.x.detach().float().square().sum(entry.features)
+        x = entry.x.detach().movedim(entry.features, -1)
+        norms = x.float().square().sum(-1)
         transposed = entry.output == -2 and entry.features == -2
         if scale != 1.0:
             norms = norms * scale**2
@@ -176,6 +186,9 @@ class Uses(TorchFunctionMode):
                 rows = norms.reshape(-1) @ power.reshape(-1, power.shape[-1])
             place = of_rows.expand(rows.shape).reshape(-1)
             sums.index_add_(0, place, rows.reshape(-1).double())
+            positions = power.sum(-1)
+            energy = x.float().square().expand(*positions.shape, x.shape[-1])
+            self._add_columns(entry.weight, _weighed(positions * scale**2, energy))
 
         return count
 
@@ -186,18 +199,32 @@ class Uses(TorchFunctionMode):
         _, view, picked = self._views[id(entry.weight)]
         of_rows = self._rows(view, picked, entry.output, entry.weight)  # [experts, outputs]
         sums = self._sums(entry.weight)
-        norms = entry.x.detach().float().square().sum(-1)
+        x = entry.x.detach()
+        norms = x.float().square().sum(-1)
         counts = torch.diff(ends.long(), prepend=ends.new_zeros(1).long())
         expert = torch.repeat_interleave(torch.arange(len(ends), device=ends.device), counts)
 
         def count(g: Tensor) -> None:
             used = len(expert)  # rows after the last group belong to nobody
-            power = g[:used].float().square() * norms[:used, None]
+            power = g[:used].float().square()
             rows = torch.zeros(of_rows.shape, dtype=torch.float64, device=g.device)
-            rows.index_add_(0, expert, power.double())
+            rows.index_add_(0, expert, (power * norms[:used, None]).double())
             sums.index_add_(0, of_rows.reshape(-1), rows.reshape(-1))
+            self._add_columns(entry.weight, _weighed(power.sum(-1), x[:used].float().square()))
 
         return count
+
+    def _add_columns(self, weight: Tensor, found: Tensor) -> None:
+        """found: `[inputs]` of the part of the parameter that `weight` shows."""
+        _, view, picked = self._views[id(weight)]
+        name, inputs = self._names[view.parameter], self._axes[view.parameter].find("i")
+        columns = self.columns.get(name)
+        if columns is None:
+            return
+        if columns.shape == found.shape and picked.whole(inputs, len(columns)):
+            columns.add_(found.double())
+        else:
+            del self.columns[name]  # some of the inputs; which ones is not followed
 
     def _sums(self, weight: Tensor) -> Tensor:
         return self.sums[self._names[self._views[id(weight)][1].parameter]]
@@ -210,6 +237,11 @@ class Uses(TorchFunctionMode):
         if "e" in axes:
             rows = rows + picked.indices(view, 0, shape).movedim(output, -1) * shape[axes.index("o")]
         return rows.squeeze(-2).to(weight.device)  # along the inputs nothing changes
+
+
+def _weighed(positions: Tensor, energy: Tensor) -> Tensor:
+    """`Σ_t positions_t · energy_tj`: [..., T], [..., T, inputs] → [inputs]."""
+    return positions.reshape(-1) @ energy.reshape(-1, energy.shape[-1])
 
 
 def _argument(args: Sequence[Any], named: Mapping[str, Any], place: int) -> Any:

@@ -77,7 +77,7 @@ def candidate_of(item: Item, descriptor: Descriptor, error: float, losses: Losse
     """One row of the cost table; error is the relative squared one. Without `losses` the loss is a guess."""
     loss = predicted_loss(item, error) if losses is None else losses(item, descriptor, error)
     arrays = [ArrayShape(dtype, shape).nbytes for dtype, shape in descriptor.arrays().values()]
-    data = descriptor.to_json()
+    data = _unscaled(descriptor).to_json()
     return Candidate(
         label="exact" if descriptor.is_exact else descriptor.codec.label,
         nbytes=sum(arrays),
@@ -86,6 +86,14 @@ def candidate_of(item: Item, descriptor: Descriptor, error: float, losses: Losse
         exact=descriptor.is_exact,
         params={key: data[key] for key in ("axes", "codec", "params", "transform")},  # type: ignore[misc]
     )
+
+
+def _unscaled(descriptor: Descriptor) -> Descriptor:
+    """Channel scales belong to the item: `draft.described` puts them back."""
+    transform = descriptor.transform
+    if transform is None:
+        return descriptor
+    return dataclasses.replace(descriptor, transform=dataclasses.replace(transform, scales=""))
 
 
 def predicted_loss(item: Item, error: float) -> float:
@@ -138,18 +146,18 @@ def sampled_errors(source: Checkpoint, item: Item, method: str) -> Errors:
     """
     rows = sample_rows(source, item)
     rounding = rounding_of(method)
-    largest = float(rows.abs().max())
     mixed = rows.t().contiguous()
     if item.transform is not None:
         mixed = item.transform.encode(mixed)
-    power = energy_of(rows)
+    largest = float(rows.abs().max()) if item.transform is None else item.transform.largest(rows)
+    power = energy_of(mixed)  # butterflies keep it, scales do not
 
     def measure(descriptor: Descriptor) -> float:
         codec = descriptor.codec
         if power == 0.0:
             return 0.0
         if isinstance(codec, Dense):
-            error = energy_of(rows - rows.to(torch_dtype(codec.dtype)).float()) / power
+            error = energy_of(rows - rows.to(torch_dtype(codec.dtype)).float()) / energy_of(rows)
             return error if math.isfinite(error) else IMPOSSIBLE
         if not isinstance(codec, PanelCodec):
             raise UsageError("no rounding for this codec", got=codec.id)

@@ -108,7 +108,8 @@ def compress(
     )
     _require_measurable(ready, checking.limit, options)
     items = survey(source, handle, options.policy, options.keep)
-    table, losses = obtain(source, handle, items, options, learning, table_file, shared, progress)
+    have = obtain(source, handle, items, options, learning, table_file, shared, progress)
+    items, table, losses = have.items, have.table, have.losses
     encode = Encoding(source, handle, items, options, out, ready, checking.limit, force, inputs, progress)
     if given is not None:
         result = encode(follow(source, items, table, options, given, losses))

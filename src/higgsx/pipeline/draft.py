@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 from higgsx import __version__
@@ -110,5 +111,8 @@ def descriptors_of(items: Sequence[Item], plan: Plan) -> dict[str, Descriptor]:
 
 
 def described(item: Item, params: Mapping[str, object]) -> Descriptor:
-    """How a tensor is stored with the parameters of a candidate."""
-    return Descriptor.from_json({"dtype": item.info.dtype, "shape": list(item.info.shape), **params})
+    """How a tensor is stored with the parameters of a candidate, and the channel scales of the item."""
+    made = Descriptor.from_json({"dtype": item.info.dtype, "shape": list(item.info.shape), **params})
+    if made.transform is None or not item.scales:
+        return made
+    return dataclasses.replace(made, transform=dataclasses.replace(made.transform, scales=item.scales))

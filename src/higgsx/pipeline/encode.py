@@ -75,13 +75,13 @@ def settle(descriptor: Descriptor, rows: Rows, where: str) -> Descriptor:
 
 
 def largest_of(part: torch.Tensor, descriptor: Descriptor, begin: int, where: str) -> float:
-    """Largest magnitude in rows of the matrix from `begin` on, `[rows, inputs]`.
+    """Largest magnitude in rows of the matrix from `begin` on, `[rows, inputs]`, after channel scales.
 
     DataError names the tensor and the index, in its own layout, of the first weight that is NaN or Inf.
     """
     largest = float(part.abs().max())
     if math.isfinite(largest):
-        return largest
+        return largest if descriptor.transform is None else descriptor.transform.largest(part)
     row, column = (~part.isfinite()).nonzero()[0].tolist()
     index = ", ".join(map(str, place_of(descriptor, begin + row, column)))
     raise DataError(

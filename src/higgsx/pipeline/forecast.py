@@ -106,8 +106,9 @@ def forecast(
     items = survey(source, handle, options.policy, options.keep)
     learned = False
     if learning.gradients or table_file is not None:
-        table, losses = obtain(source, handle, items, options, learning, table_file, False, progress)
-        sample, learned = True, losses is not None
+        have = obtain(source, handle, items, options, learning, table_file, False, progress)
+        items, table = have.items, have.table
+        sample, learned = True, have.losses is not None
     else:
         table = cost_table(source, items, options, sample, progress)
     plan = make_plan(source, items, table, options)

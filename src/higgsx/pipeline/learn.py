@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from blake3 import blake3
 from torch import nn
 
 from higgsx.calibration.bends import COARSE, COARSE_ROWS, FINE, measure_bends
+from higgsx.calibration.channels import Weights, channel_scales, scaled
 from higgsx.calibration.sensitivity import sensitivities
 from higgsx.calibration.statistics import Statistics
 from higgsx.codecs.codebook import Codebook
@@ -22,7 +24,7 @@ from higgsx.errors import HiggsxError, MemoryBudgetError, ModelError, TextError,
 from higgsx.pipeline.candidates import descriptor_of, energy_of
 from higgsx.pipeline.check import Checkable, early
 from higgsx.pipeline.encode import encode_tensor
-from higgsx.pipeline.survey import Item
+from higgsx.pipeline.survey import Item, with_scales
 from higgsx.pipeline.threads import one_thread_each
 from higgsx.source.checkpoint import Checkpoint
 from higgsx.tasks import Batches, Wanted
@@ -188,6 +190,16 @@ _WINS = "on a model of 0.5 B they lowered the loss by 2 % at 4.25 bits, 15 % at 
 """As measured by benchmarks/fidelity.py, see docs/results.md."""
 
 
+@dataclass(frozen=True)
+class Learned:
+    """statistics  of weights and activations after their channel scales
+    scales      input space → its channel scales as text; spaces without are left out
+    """
+
+    statistics: Statistics
+    scales: Mapping[str, str]
+
+
 def learn(
     source: Checkpoint,
     handle: Checkable,
@@ -195,7 +207,7 @@ def learn(
     learning: Learning,
     shared: bool = False,
     progress: object = None,
-) -> Statistics:
+) -> Learned:
     """One pass over the material. The model is held in fp32 meanwhile.
 
     shared  the same material serves the check: only its share of it is learned from
@@ -216,6 +228,8 @@ def learn(
         model, handle.task, every, {name: item.axes for name, item in known.items()}, text=batches.described,
         total=len(every), progress=lambda done, total: tell("learning", done, total),
     )  # fmt: skip
+    scales, found = _scaled(model, items, known, found)
+    known = dict(zip(known, with_scales(list(known.values()), scales), strict=True))
     inputs = {name: item.plain.matrix.inputs for name, item in known.items()}
 
     @contextmanager
@@ -227,7 +241,24 @@ def learn(
         model, handle.task, every, found, inputs, coded,
         lambda done, total: tell("measuring kinds of layers", done, total),
     )  # fmt: skip
-    return replace(found, bends=bends)
+    return Learned(replace(found, bends=bends), scales)
+
+
+def _scaled(
+    model: nn.Module, items: Sequence[Item], known: Mapping[str, Item], found: Statistics
+) -> tuple[dict[str, str], Statistics]:
+    """Channel scales of the input spaces whose readers are all known, and what was learned, after them."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    weights: Weights = {name: (parameters[name].data, item.axes) for name, item in known.items()}
+    readers: dict[str, list[str]] = {}
+    for name, item in known.items():
+        if name in found.r and item.transform is not None:
+            readers.setdefault(item.space, []).append(name)
+    compressed = Counter(item.space for item in items if item.axes and not item.why)
+    whole = {space: names for space, names in readers.items() if len(names) == compressed[space]}
+    scales = channel_scales(whole, found, weights)
+    texts = {name: scales[space] for space, names in whole.items() if space in scales for name in names}
+    return scales, scaled(found, texts, weights)
 
 
 def _silent(stage: str, done: int, total: int) -> None:

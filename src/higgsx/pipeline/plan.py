@@ -9,6 +9,7 @@ from higgsx.almpq.budget import Budget
 from higgsx.almpq.least import least_bytes
 from higgsx.almpq.plan import Plan
 from higgsx.almpq.solve import solve
+from higgsx.almpq.strict import digest
 from higgsx.almpq.table import Candidate, CostTable, Group
 from higgsx.calibration.statistics import Statistics
 from higgsx.errors import FormatError, UsageError
@@ -73,8 +74,15 @@ def cost_table(
     known = set(statistics.r)
     left = sum(1 for item in items if item.axes and not item.why and known.isdisjoint(_targets(item, names)))
     note = f"gradients over {statistics.tokens} tokens of {statistics.text}"
+    note += _scales_note(items)
     note += f"; {left} tensors that it does not cover by a guess" if left else ""
     return CostTable(tuple(groups), source.fingerprint, f"{note}; {how}", statistics.unit)
+
+
+def _scales_note(items: Sequence[Item]) -> str:
+    """Channel scales steer a plan, so what names its table names them too."""
+    spaces = {item.space: item.scales for item in items if item.scales}
+    return f"; {len(spaces)} input spaces with channel scales {digest(spaces)[:16]}" if spaces else ""
 
 
 def _targets(item: Item, names: Mapping[str, str] | None) -> list[str]:

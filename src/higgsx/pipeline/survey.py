@@ -32,6 +32,7 @@ class Item:
     roles  what the census says: embedding, head, inner
     space  id of its input space
     why    reason why it stays exact, empty if it may be compressed
+    scales of the channels of its input space, empty without (`transforms/channels.py`)
     """
 
     name: str
@@ -41,6 +42,7 @@ class Item:
     roles: frozenset[str]
     space: str
     why: str
+    scales: str = ""
 
     @property
     def plain(self) -> Descriptor:
@@ -52,7 +54,7 @@ class Item:
         """Of the inputs; the same signs for all tensors of one input space."""
         if not self.axes:
             return None
-        return Hadamard.default(self.space, self.plain.matrix.inputs, self.plain.segment)
+        return Hadamard.default(self.space, self.plain.matrix.inputs, self.plain.segment, self.scales)
 
     @property
     def weights(self) -> int:
@@ -89,6 +91,11 @@ def survey(
     last = len(order)
     place = {item.name: order.get(names.get(item.name, ""), last) for item in items}
     return tuple(sorted(items, key=lambda item: (place[item.name], item.name)))
+
+
+def with_scales(items: Sequence[Item], scales: Mapping[str, str]) -> tuple[Item, ...]:
+    """The same items with the channel scales of their input spaces."""
+    return tuple(replace(item, scales=scales.get(item.space, "") if item.axes else "") for item in items)
 
 
 def _check_patterns(keep: Sequence[str], source: Checkpoint) -> None:

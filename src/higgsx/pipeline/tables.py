@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,30 @@ from higgsx import __version__, io
 from higgsx.almpq.strict import digest
 from higgsx.almpq.table import CostTable
 from higgsx.calibration.statistics import Bend, Statistics
-from higgsx.errors import HiggsxError, UsageError
+from higgsx.errors import FormatError, HiggsxError, UsageError
 from higgsx.jsontext import parse_json
 from higgsx.pipeline.candidates import Losses, learned_losses
 from higgsx.pipeline.check import Checkable
-from higgsx.pipeline.learn import Learning, learn
+from higgsx.pipeline.learn import Learned, Learning, learn
 from higgsx.pipeline.options import Options
 from higgsx.pipeline.plan import Progress, cost_table, silent
-from higgsx.pipeline.survey import Item
+from higgsx.pipeline.survey import Item, with_scales
 from higgsx.source.checkpoint import Checkpoint
+from higgsx.transforms import channels
 
-_FORMAT = "higgsx.cost_table.0"
+_FORMAT = "higgsx.cost_table.1"
 _R, _POWERS = ".r", ".powers"
+
+
+@dataclass(frozen=True)
+class Obtained:
+    """items   with their channel scales, where there are any
+    losses  how losses are predicted; None: by a guess, without data
+    """
+
+    items: tuple[Item, ...]
+    table: CostTable
+    losses: Losses | None
 
 
 def obtain(
@@ -42,19 +55,24 @@ def obtain(
     file: Path | None = None,
     shared: bool = False,
     progress: Progress = silent,
-) -> tuple[CostTable, Losses | None]:
-    """The cost table and how losses are predicted (None: a guess without data). From `file` where there is
-    one; else it is made, and kept there.
+) -> Obtained:
+    """What a plan is made from: of `file` where there is one; else it is made, and kept there.
 
     UsageError where the file belongs to another model, version or request.
     """
     if file is not None and file.exists():
-        return load(file, source, handle, options, learning)
-    statistics = learn(source, handle, items, learning, shared, progress) if learning.gradients else None
-    table = cost_table(source, items, options, True, progress, statistics, handle.names)
-    if file is not None:
-        save(file, table, statistics, request_of(source, options, learning))
-    return table, None if statistics is None else learned_losses(statistics, handle.names)
+        table, learned = load(file, source, options, learning)
+    else:
+        learned = learn(source, handle, items, learning, shared, progress) if learning.gradients else None
+        statistics, scales = (None, {}) if learned is None else (learned.statistics, learned.scales)
+        ready = with_scales(items, scales)
+        table = cost_table(source, ready, options, True, progress, statistics, handle.names)
+        if file is not None:
+            save(file, table, learned, request_of(source, options, learning))
+    if learned is None:
+        return Obtained(tuple(items), table, None)
+    losses = learned_losses(learned.statistics, handle.names)
+    return Obtained(with_scales(items, learned.scales), table, losses)
 
 
 def request_of(source: Checkpoint, options: Options, learning: Learning) -> dict[str, Any]:
@@ -70,11 +88,12 @@ def request_of(source: Checkpoint, options: Options, learning: Learning) -> dict
     }
 
 
-def save(file: Path, table: CostTable, statistics: Statistics | None, request: Mapping[str, Any]) -> None:
+def save(file: Path, table: CostTable, learned: Learned | None, request: Mapping[str, Any]) -> None:
     """Write the file. StorageError where that fails."""
     arrays: dict[str, torch.Tensor] = {}
     about: dict[str, Any] | None = None
-    if statistics is not None:
+    if learned is not None:
+        statistics = learned.statistics
         for name, r in statistics.r.items():
             arrays[name + _R], arrays[name + _POWERS] = r.contiguous(), statistics.powers[name].contiguous()
         about = {
@@ -82,6 +101,7 @@ def save(file: Path, table: CostTable, statistics: Statistics | None, request: M
             "unit": statistics.unit,
             "text": statistics.text,
             "bends": {kind: [one.factor, one.blocks, one.rows] for kind, one in statistics.bends.items()},
+            "scales": dict(learned.scales),
         }
     metadata = {
         "format": _FORMAT,
@@ -94,8 +114,8 @@ def save(file: Path, table: CostTable, statistics: Statistics | None, request: M
 
 
 def load(
-    file: Path, source: Checkpoint, handle: Checkable, options: Options, learning: Learning
-) -> tuple[CostTable, Losses | None]:
+    file: Path, source: Checkpoint, options: Options, learning: Learning
+) -> tuple[CostTable, Learned | None]:
     """Read a table and check that it belongs to this request; a table with gradients also serves a request
     that does not ask for them. UsageError names both sides of what differs."""
     metadata, arrays = _read(file)
@@ -117,9 +137,7 @@ def load(
                 got=_shown(made.get(key)), expected=_shown(value),
                 remedy="name another file, or delete this one to have it made anew",
             )  # fmt: skip
-    if about is None:
-        return table, None
-    return table, learned_losses(_statistics(file, about, arrays), handle.names)
+    return table, None if about is None else _learned(file, about, arrays)
 
 
 _WORDS = {"source": "model", "version": "version of higgsx", "keep": "list of kept tensors",
@@ -147,11 +165,14 @@ def _read(file: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
         raise UsageError("not a saved cost table", where=file, got=text) from None
 
 
-def _statistics(file: Path, about: object, arrays: Mapping[str, torch.Tensor]) -> Statistics:
+def _learned(file: Path, about: object, arrays: Mapping[str, torch.Tensor]) -> Learned:
     try:
         data: Any = about
         names = [name.removesuffix(_R) for name in arrays if name.endswith(_R)]
-        return Statistics(
+        scales = {str(space): str(text) for space, text in data["scales"].items()}
+        for text in scales.values():
+            channels.check(text)
+        statistics = Statistics(
             {name: arrays[name + _R] for name in names},
             {name: arrays[name + _POWERS] for name in names},
             int(data["tokens"]),
@@ -159,5 +180,6 @@ def _statistics(file: Path, about: object, arrays: Mapping[str, torch.Tensor]) -
             str(data["text"]),
             {str(kind): Bend(*map(float, values)) for kind, values in data["bends"].items()},
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return Learned(statistics, scales)
+    except (FormatError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError("the saved cost table is damaged", where=file, got=error) from None

@@ -2,6 +2,8 @@
 
 It spreads what single weights and single activations carry over a block, so that both look Gaussian and
 one grid fits everywhere (Ashkboos et al. 2024, QuaRot; Tseng et al. 2024, QuIP#). Stored is `W T⁻¹ = W D H`.
+Where calibration has found channel scales S (`channels.py`) they are part of D: `W S D H` is stored, and
+`H D S⁻¹` is what activations go through.
 
 Everything here is additions, subtractions and one multiplication in float32, element by element in a
 fixed order, so that every processor gives the same bits.
@@ -10,7 +12,7 @@ fixed order, so that every processor gives the same bits.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -20,6 +22,7 @@ from blake3 import blake3
 
 from higgsx.errors import FormatError
 from higgsx.lazy import lazy
+from higgsx.transforms import channels
 
 if TYPE_CHECKING:
     import torch
@@ -38,12 +41,14 @@ class Hadamard:
     space   id of the input space: all tensors that read one activation share it, so they share the signs
     begin   absolute index of the first input, for a slice of a row
     segment inputs after which blocks start anew (channels of one kernel position), 0: the whole row
+    scales  of each input of a segment, or of the row; empty: none
     """
 
     width: int
     space: str
     begin: int = 0
     segment: int = 0
+    scales: str = ""
 
     def __post_init__(self) -> None:
         power = (
@@ -56,74 +61,112 @@ class Hadamard:
         for value in (self.begin, self.segment):
             if type(value) is not int or not 0 <= value < 1 << 48:
                 raise FormatError("invalid Hadamard transform", got=f"index {value!r}", code="CODEC")
+        channels.check(self.scales)
 
     @classmethod
-    def default(cls, space: str, inputs: int, segment: int = 0) -> Hadamard | None:
+    def default(cls, space: str, inputs: int, segment: int = 0, scales: str = "") -> Hadamard | None:
         """The width of 128, 64 or 32 that leaves the fewest inputs untouched; None if rows are too short."""
         row = segment or inputs
         widths = [width for width in (DEFAULT_WIDTH, 64, 32) if width <= row]
         if not widths:
             return None
-        return cls(min(widths, key=lambda width: (row % width, -width)), space, 0, segment)
+        return cls(min(widths, key=lambda width: (row % width, -width)), space, 0, segment, scales)
 
     def to_json(self) -> dict[str, int | str]:
-        return {
+        """Scales stand in it only where there are any."""
+        data: dict[str, int | str] = {
             "kind": "hadamard",
             "width": self.width,
             "space": self.space,
             "begin": self.begin,
             "segment": self.segment,
         }
+        return data | {"scales": self.scales} if self.scales else data
 
     @classmethod
     def from_json(cls, data: Mapping[str, object]) -> Hadamard:
-        if set(data) != {"kind", "width", "space", "begin", "segment"} or data["kind"] != "hadamard":
+        more = set(data) - {"scales"} if data.get("scales") else set(data)
+        if more != {"kind", "width", "space", "begin", "segment"} or data["kind"] != "hadamard":
             raise FormatError(
-                "unknown transform", got=repr(dict(data)), expected="kind hadamard", code="CODEC"
+                "unknown transform", got=repr(dict(data))[:200], expected="kind hadamard", code="CODEC"
             )
-        return cls(data["width"], data["space"], data["begin"], data["segment"])  # type: ignore[arg-type]
+        return cls(**{key: value for key, value in data.items() if key != "kind"})  # type: ignore[arg-type]
+
+    def misfit(self, inputs: int) -> str | None:
+        """Why it cannot belong to rows of so many inputs; None if it can."""
+        expected = self.segment or inputs
+        if self.scales and len(self.scales) != expected:
+            return f"{len(self.scales)} channel scales for {expected} inputs"
+        return None
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
-        """`W` → `W D H`, in place. x float32 `[inputs, rows]`, contiguous."""
+        """`W` → `W S D H`, in place. x float32 `[inputs, rows]`, contiguous."""
         mixers: dict[tuple[int, int], _Mixer] = {}
-        for begin, end, signs in self._blocks(x.shape[0]):
-            column = torch.from_numpy(signs).to(x.device)[:, None]
+        factor = torch.from_numpy(self._signs(x.shape[0]) * self._scales(x.shape[0], channels.scales))
+        factor = factor.to(x.device)[:, None]
+        for begin, end in self._blocks(x.shape[0]):
             for block, rows in _pieces(x.device, self.width, end - begin, x.shape[1]):
-                part = x[begin + block.start : begin + block.stop, rows]
+                inputs = slice(begin + block.start, begin + block.stop)
+                part = x[inputs, rows]
                 mixer = _mixer(mixers, part, self.width)
-                torch.mul(part, column[block], out=mixer.x)
+                torch.mul(part, factor[inputs], out=mixer.x)
                 torch.mul(mixer.mix(), _norm(self.width), out=part)
+        for begin, end in self._left(x.shape[0]):
+            x[begin:end] *= factor[begin:end]
         return x
 
+    def largest(self, rows: torch.Tensor) -> float:
+        """Largest magnitude of weights `[rows, inputs]` after their scales, before the butterflies."""
+        most = rows.abs().amax(0).float()
+        if self.scales:
+            most = most * torch.from_numpy(self._scales(len(most), channels.scales)).to(most.device)
+        return float(most.max())
+
     def decode(self, x: torch.Tensor) -> torch.Tensor:
-        """`W D H` → `W`, in place. x float32 `[.., inputs]`, contiguous."""
+        """`W S D H` → `W`, in place. x float32 `[.., inputs]`, contiguous."""
         mixers: dict[tuple[int, int], _Mixer] = {}
         flat = x.view(-1, x.shape[-1])
-        for begin, end, signs in self._blocks(x.shape[-1]):
-            column = torch.from_numpy(signs).to(x.device)[:, None]
+        multiplier = torch.from_numpy(self.multiplier(x.shape[-1])).to(x.device)
+        factor = (multiplier * _norm(self.width))[:, None]
+        for begin, end in self._blocks(x.shape[-1]):
             for block, rows in _pieces(x.device, self.width, end - begin, len(flat)):
-                part = flat[rows, begin + block.start : begin + block.stop].t()
+                inputs = slice(begin + block.start, begin + block.stop)
+                part = flat[rows, inputs].t()
                 mixer = _mixer(mixers, part, self.width)
                 mixer.x.copy_(part)
-                part.copy_(mixer.mix().mul_(_norm(self.width)).mul_(column[block]))
+                part.copy_(mixer.mix().mul_(factor[inputs]))
+        for begin, end in self._left(x.shape[-1]):
+            flat[:, begin:end] *= multiplier[begin:end]
         return x
 
     def multiplier(self, inputs: int) -> np.ndarray:
-        """float32 `[inputs]`: the sign of every input, 1 where it is not transformed."""
+        """float32 `[inputs]`: the sign of every input, 1 where it is not transformed, over its scale."""
+        return self._signs(inputs) * self._scales(inputs, channels.reciprocals)
+
+    def _signs(self, inputs: int) -> np.ndarray:
         found = np.ones(inputs, dtype=np.float32)
-        for begin, end, of_block in self._blocks(inputs):
-            found[begin:end] = of_block
+        for begin, end in self._blocks(inputs):
+            found[begin:end] = signs(self.space, self.begin + begin, end - begin)
         return found
 
-    def _blocks(self, inputs: int) -> list[tuple[int, int, np.ndarray]]:
-        """Begin, end and signs of what is transformed; the remainder of a segment stays as it is."""
+    def _scales(self, inputs: int, meaning: Callable[[str], np.ndarray]) -> np.ndarray:
+        """float32 `[inputs]`, the same in each segment."""
+        if not self.scales:
+            return np.ones(inputs, dtype=np.float32)
+        return np.resize(meaning(self.scales), inputs)
+
+    def _blocks(self, inputs: int) -> list[tuple[int, int]]:
+        """Begin and end of what is transformed."""
         row = self.segment or inputs
         full = row // self.width * self.width
-        return [
-            (begin, begin + full, signs(self.space, self.begin + begin, full))
-            for begin in range(0, inputs, row)
-            if full and begin + full <= inputs
-        ]
+        return [(begin, begin + full) for begin in range(0, inputs, row) if full and begin + full <= inputs]
+
+    def _left(self, inputs: int) -> list[tuple[int, int]]:
+        """Begin and end of what is only scaled: the remainders of segments."""
+        if not self.scales:
+            return []
+        edges = [0, *(edge for block in self._blocks(inputs) for edge in block), inputs]
+        return [(begin, end) for begin, end in zip(edges[::2], edges[1::2], strict=True) if begin < end]
 
 
 def _pieces(device: torch.device, width: int, inputs: int, rows: int) -> Iterator[tuple[slice, slice]]:

@@ -61,7 +61,8 @@ def test_transforms_are_undone(tier: str) -> None:
         columns = inputs * 3 if axes == "oik" else inputs
         segment = inputs if axes == "oik" else 0
         w = random_panels(rng, 20, columns, 5, 64, "u8", "f16", segment=segment)
-        transform = Hadamard(width, "space", begin, segment)
+        letters = "".join("QYcfghijmu"[place * place % 10] for place in range(inputs))
+        transform = Hadamard(width, "space", begin, segment, letters if width != 64 else "")
         descriptor = Descriptor("F32", shape, axes, _codec(w, 5), transform)
         places = {"_hgs": (w.data.ctypes.data, w.data.nbytes)}
         arrays = {"_hgs": torch.from_numpy(w.data)}

@@ -58,10 +58,10 @@ def _planned(config: HiggsxConfig, model: PreTrainedModel, folder: Path) -> dict
         # transformers builds its model on the meta device meanwhile; what is read and tried here is real
         with torch.device("cpu"):
             items = survey(source, handle, options.policy, options.keep)
-            table, _ = obtain(source, handle, items, options, config.learning())
-            chosen = make_plan(source, items, table, options)
+            have = obtain(source, handle, items, options, config.learning())
+            chosen = make_plan(source, have.items, have.table, options)
         chosen.require_budget()
-        descriptors = descriptors_of(items, chosen)
+        descriptors = descriptors_of(have.items, chosen)
     finally:
         source.close()
     return {handle.names[name]: one for name, one in descriptors.items() if name in handle.names}
