@@ -15,7 +15,10 @@ _HEAD = ("plan", "MB", "bits", "KL", "KL 99 %", "top-1 %", "perplexity", "KL by 
 _RESULTS = ROOT / "docs" / "results.md"
 _INTRO = """# What is lost at which size
 
-Printed by `benchmarks/fidelity.py`; nothing here is typed by hand. {machine}.
+Printed by `benchmarks/fidelity.py` from `benchmarks/measured/fidelity.json`; nothing here is typed by hand.
+Rows from before 28 November 2026 were measured on another Xeon and taken over as they were printed; the last
+machine: {machine}. The one row measured on both (0.5 B, ALMPQ, bytes of gauss16.b64) is
+the same to three digits.
 
 - Held-back text; weights encoded and decoded as a file holds them, everything run in fp32: the error of the
   weights alone. KL(original ‖ compressed) in nats per token, ± one standard error.

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from higgsx.calibration.frozen import frozen
 from higgsx.calibration.statistics import Bend, Statistics, kind_of
@@ -25,7 +26,9 @@ from higgsx.tasks import NO_LABEL, Task
 
 FINE, COARSE, COARSE_ROWS = "fine", "coarse", "coarse rows"
 """Codes that are tried: near 4 bits, near 2, and near 2 with one scale for a whole row."""
-MOST_TOKENS = 768
+MOST_TOKENS, MOST_NUMBERS = 768, 1_500_000
+"""Positions that count, and numbers that the model reads: a clip of speech, of which a few tokens count, has
+240,000."""
 MOST_KINDS = 40
 _FACTORS = (0.5, 2.0)
 _SLOPES = (-2.0, 40.0)
@@ -49,7 +52,7 @@ def measure_bends(
     """Kind → its bend; kinds whose loss cannot be told from rounding are left out.
 
     model    as the sensitivities were taken from; changed by `coded` for a while
-    batches  some of them are used, spread evenly: `MOST_TOKENS` positions, or one batch
+    batches  some of them are used, spread evenly: `MOST_TOKENS` positions, `MOST_NUMBERS` numbers, or one
     inputs   parameter name → weights that one output sums over
     """
     kinds: dict[str, list[str]] = {}
@@ -103,10 +106,18 @@ def _bounded(value: float, bounds: tuple[float, float]) -> float:
 
 
 def _spread(task: Task, batches: Sequence[Any]) -> list[Any]:
-    """Batches evenly over all of them, until there are enough positions."""
-    each = max(1, sum(task.tokens(batch) for batch in batches) // len(batches))
-    count = min(len(batches), max(1, MOST_TOKENS // each))
+    """Batches evenly over all of them, until there are enough positions or numbers."""
+    limits = (MOST_TOKENS, task.tokens), (MOST_NUMBERS, _numbers)
+    shares = [most * len(batches) // max(1, sum(map(count, batches))) for most, count in limits]
+    count = max(1, min(len(batches), *shares))
     return [batches[(2 * k + 1) * len(batches) // (2 * count)] for k in range(count)]
+
+
+def _numbers(batch: Any) -> int:
+    """Numbers that the model reads: token ids, samples of a clip, pixels."""
+    inputs = getattr(batch, "inputs", batch)
+    leaves = tree_leaves(dict(inputs) if isinstance(inputs, Mapping) else inputs)
+    return sum(one.numel() for one in leaves if isinstance(one, Tensor))
 
 
 def _said(task: Task, model: nn.Module, batch: Any) -> list[Tensor]:
