@@ -26,7 +26,7 @@ the same to three digits.
 - "uniform" gives every matrix one code (rounding `rtn`; "uniform hqq" with that rounding). "ALMPQ" after the
   same name has the same bytes, without data; "ALMPQ gradients" as `--gradients` makes it (with channel
   scales), from 8,192 tokens of openings that the model continued, or of calibration material that is never
-  measured on (speech of digits, encoders, pairs). "hybrid" keeps embedding and head exact and has its own
+  measured on (encoders, pairs); for speech from synthesised voices. "hybrid" keeps embedding and head exact and has its own
   bytes.
 - "torch int8": `torch.ao.quantization.quantize_dynamic`, int8 per row in every linear layer; a table that is
   also looked up is stored twice. It rounds activations too; the others do not.

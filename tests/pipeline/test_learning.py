@@ -128,7 +128,7 @@ def test_a_text_that_serves_both_is_divided(tales: Path, text: Path, tmp_path: P
 
 def test_too_little_text(tales: Path, text: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     short = tmp_path / "short.txt"
-    short.write_text(text.read_text()[:300])
+    short.write_text(text.read_text()[:900])
     with pytest.raises(TextError, match=r"missing|too short"):
         higgsx.compress(tales, tmp_path / "m.hgs", bits=4, check=False, calibration=short)
     assert not (tmp_path / "m.hgs").exists()

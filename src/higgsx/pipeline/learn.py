@@ -35,9 +35,7 @@ TOKENS = 8_192
 4,000 tokens lose 0.3 % more than each other's best, so more would change nothing."""
 MOST_TOKENS = 16_384
 FEWEST_TOKENS = 256
-FLOOR = 128
-"""Positions below which material is refused: single rows would be noise. Of speech and pairs only what is
-said counts, though encoders see far more."""
+"""Below this a text is refused: single rows would be noise."""
 _CODES = {
     FINE: Codebook.plain("gauss16", 64),
     COARSE: Codebook.plain("gauss4", 64),
@@ -122,10 +120,10 @@ def _require_enough(batches: Batches, handle: Checkable, learning: Learning) -> 
     if learning.path is None:
         return
     have = sum(handle.task.tokens(batch) for batch in batches.all())
-    if have < FLOOR:
+    if have < FEWEST_TOKENS:
         raise TextError(
             "too little to learn from", where=learning.path, got=f"{have} tokens",
-            expected=f"{FLOOR} or more ({FLOOR - have} are missing)",
+            expected=f"{FEWEST_TOKENS} or more ({FEWEST_TOKENS - have} are missing)",
             remedy="give more, or leave the file out: then the model writes its own text",
         )  # fmt: skip
     # a window predicts one token less than it holds, and what is left over is not used
