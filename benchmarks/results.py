@@ -26,8 +26,8 @@ the same to three digits.
 - "uniform" gives every matrix one code (rounding `rtn`; "uniform hqq" with that rounding). "ALMPQ" after the
   same name has the same bytes, without data; "ALMPQ gradients" as `--gradients` makes it (with channel
   scales), from 8,192 tokens of openings that the model continued, or of calibration material that is never
-  measured on (encoders, pairs); for speech from synthesised voices. "hybrid" keeps embedding and head exact and has its own
-  bytes.
+  measured on (encoders, pairs); for speech from synthesised voices. "hybrid" keeps embedding and head exact
+  and has its own bytes.
 - "torch int8": `torch.ao.quantization.quantize_dynamic`, int8 per row in every linear layer; a table that is
   also looked up is stored twice. It rounds activations too; the others do not.
 - Small models are undertrained: they show that it works, not how much it wins.

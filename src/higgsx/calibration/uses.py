@@ -166,11 +166,12 @@ class Uses(TorchFunctionMode):
         sums = self._sums(entry.weight)
         stacked = entry.weight.dim() > 2
         vector = entry.x.dim() == 1
-        x = entry.x.detach().movedim(entry.features, -1)
-        norms = x.float().square().sum(-1)
-        transposed = entry.output == -2 and entry.features == -2
+        # squared now: a model may change x in place before the gradient comes
+        energy = entry.x.detach().movedim(entry.features, -1).float().square()
         if scale != 1.0:
-            norms = norms * scale**2
+            energy = energy * scale**2
+        norms = energy.sum(-1)
+        transposed = entry.output == -2 and entry.features == -2
 
         def count(g: Tensor) -> None:
             g = g.float()
@@ -187,8 +188,8 @@ class Uses(TorchFunctionMode):
             place = of_rows.expand(rows.shape).reshape(-1)
             sums.index_add_(0, place, rows.reshape(-1).double())
             positions = power.sum(-1)
-            energy = x.float().square().expand(*positions.shape, x.shape[-1])
-            self._add_columns(entry.weight, _weighed(positions * scale**2, energy))
+            over_inputs = energy.expand(*positions.shape, energy.shape[-1])
+            self._add_columns(entry.weight, _weighed(positions, over_inputs))
 
         return count
 
@@ -199,8 +200,8 @@ class Uses(TorchFunctionMode):
         _, view, picked = self._views[id(entry.weight)]
         of_rows = self._rows(view, picked, entry.output, entry.weight)  # [experts, outputs]
         sums = self._sums(entry.weight)
-        x = entry.x.detach()
-        norms = x.float().square().sum(-1)
+        energy = entry.x.detach().float().square()
+        norms = energy.sum(-1)
         counts = torch.diff(ends.long(), prepend=ends.new_zeros(1).long())
         expert = torch.repeat_interleave(torch.arange(len(ends), device=ends.device), counts)
 
@@ -210,7 +211,7 @@ class Uses(TorchFunctionMode):
             rows = torch.zeros(of_rows.shape, dtype=torch.float64, device=g.device)
             rows.index_add_(0, expert, (power * norms[:used, None]).double())
             sums.index_add_(0, of_rows.reshape(-1), rows.reshape(-1))
-            self._add_columns(entry.weight, _weighed(power.sum(-1), x[:used].float().square()))
+            self._add_columns(entry.weight, _weighed(power.sum(-1), energy[:used]))
 
         return count
 

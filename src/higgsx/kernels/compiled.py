@@ -50,8 +50,7 @@ def _packed(arrays: list[torch.Tensor], descriptor: str, dtype: torch.dtype) -> 
 
 
 def _decode(arrays: list[torch.Tensor], descriptor: str, dtype: torch.dtype) -> torch.Tensor:
-    what = _descriptor(descriptor)
-    return decode(Packed(what, _named(arrays, what), dtype))
+    return decode(_packed(arrays, descriptor, dtype))
 
 
 def _decode_fake(arrays: list[torch.Tensor], descriptor: str, dtype: torch.dtype) -> torch.Tensor:
