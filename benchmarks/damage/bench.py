@@ -7,17 +7,20 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from common import ROOT
 
-from damage.remembered import remembered
 from damage.subjects import Subject
 from higgsx.codecs.dense import Dense
 from higgsx.descriptor import Descriptor
+from higgsx.errors import UsageError
 from higgsx.fidelity.compare import compare
 from higgsx.fidelity.quality import Judge
 from higgsx.fidelity.report import Arithmetic, Damage
 from higgsx.integrations.hf.model import HFModel
+from higgsx.pipeline import tables
 from higgsx.pipeline.encode import encode_tensor
-from higgsx.pipeline.learn import Learned, Learning, learn
+from higgsx.pipeline.learn import Learned, Learning
+from higgsx.pipeline.options import Options
 from higgsx.pipeline.survey import Item, survey
 from higgsx.pipeline.threads import one_thread_each
 from higgsx.source.hub import open_source
@@ -25,6 +28,8 @@ from higgsx.tasks import LanguageModel, Task, Wanted
 
 MODE = Arithmetic("weights fp32, arithmetic fp32", "weights fp32, arithmetic fp32")
 NEIGHBOURS = 10
+_LEARNED = ROOT / "benchmarks" / "out" / "learned"
+"""Saved cost tables, as `--table` keeps them: learning takes minutes, and every script needs the same."""
 
 
 class Original:
@@ -112,11 +117,17 @@ class Bench:
     @cached_property
     def learned(self) -> Learned:
         """What `compress --gradients` learns (`--calibration` where the subject names material)."""
-        learning = Learning(True, self.subject.learn)
-        key = f"{self.source.fingerprint} {learning.described()}"
-        return remembered(
-            self.subject.name, key, lambda: learn(self.source, self.handle, self.items, learning)
-        )
+        learning, options = Learning(True, self.subject.learn), Options.make()
+        file = _LEARNED / f"{self.subject.name}.safetensors"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            tables.obtain(self.source, self.handle, self.items, options, learning, file)
+        except UsageError:  # made for something else
+            file.unlink()
+            tables.obtain(self.source, self.handle, self.items, options, learning, file)
+        found = tables.load(file, self.source, options, learning)[1]
+        assert found is not None
+        return found
 
     def fill(self, descriptors: Mapping[str, Descriptor], method: str = "rtn") -> None:
         """Give the model the weights that a file with these choices holds, decoded to fp32; tensors that are

@@ -13,7 +13,7 @@ from higgsx.errors import ModelError
 from higgsx.fidelity.compare import compare
 from higgsx.fidelity.distance import Distance
 from higgsx.fidelity.figures import Estimate
-from higgsx.fidelity.gate import gate
+from higgsx.fidelity.gate import FAR, SMALL, gate
 from higgsx.fidelity.quality import Quality
 from higgsx.fidelity.render import render
 from higgsx.fidelity.report import Arithmetic, Damage, damage_from_json
@@ -149,6 +149,12 @@ def test_records_of_language_models_have_no_new_keys():
 
 def test_the_limit_of_hidden_states_is_their_error(damage):
     loss = damage.total.loss.value
-    assert gate(damage, predicted=1e-9, limit=None) is None, "a prediction in nats says nothing here"
+    assert gate(damage, predicted=1e-9, limit=None) is None, "a guess without data says nothing here"
     assert gate(damage, None, 2 * loss) is None
     assert "relative squared error is above the allowed" in gate(damage, None, loss / 100)
+
+
+def test_predictions_from_data_hold_for_every_kind(damage):
+    assert damage.total.loss.value > FAR * SMALL * 1.1
+    assert "far beyond the predicted" in gate(damage, predicted=1e-9, learned=True)
+    assert gate(damage, predicted=damage.total.loss.value / 2, learned=True) is None

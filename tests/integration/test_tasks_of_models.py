@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import higgsx
@@ -180,19 +183,77 @@ def test_pooling_is_what_the_folder_says(folder: Get, tmp_path: Path) -> None:
     assert handle_of(place).task.pooling == "first"
 
 
-def test_pictures_in_a_folder(folder: Get, tmp_path: Path) -> None:
+def test_pictures_that_cannot_be_read(folder: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     handle = handle_of(folder("image"))
     with pytest.raises(TextError, match="no pictures there"):
         drawn(handle, path=tmp_path)
     (tmp_path / "a.png").write_bytes(b"not a picture")
-    try:
-        import PIL  # noqa: F401
-    except ImportError:
-        with pytest.raises(TextError, match="without Pillow"):
-            drawn(handle, path=tmp_path)
-    else:
-        with pytest.raises(ModelError, match="no image processor"):
-            drawn(handle, path=tmp_path)
+    with pytest.raises(ModelError, match="no image processor"):
+        drawn(handle, path=tmp_path)
+    seeing = handle_of(seeing_folder(tmp_path / "model"))
+    with pytest.raises(TextError, match="not a picture that can be read") as caught:
+        drawn(seeing, path=tmp_path)
+    assert "a.png" in str(caught.value)
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(TextError, match="without Pillow"):
+        drawn(handle, path=tmp_path)
+
+
+def test_pictures_in_folders_by_class(tmp_path: Path) -> None:
+    place = seeing_folder(tmp_path / "model")
+    handle = handle_of(place)
+    pictures = tmp_path / "pictures"
+    for number in range(40):
+        draw_picture(pictures / ("LABEL_1", "LABEL_3")[number % 2] / f"{number:02}.png", number)
+    model, batches = drawn(handle, path=pictures)
+    labels = torch.cat([batch.labels for batch in batches.all()])
+    assert labels.tolist() == [1] * 20 + [3] * 20 and "by class" in batches.described
+    pixels = torch.cat([batch.inputs["pixel_values"] for batch in batches.all()])
+    assert pixels.shape == (40, 3, 16, 16)
+    # the processor's mean and deviation of 0.5 make -1 to 1 of 0 to 255
+    assert pixels.min() >= -1 and pixels.max() <= 1 and pixels[0, 0, 0, 0] == 0 / 127.5 - 1
+    result = higgsx.compress(place, tmp_path / "m.hgs", bits=8, calibration=pictures, check_text=pictures)
+    right = torch.cat([task_rows(handle, model, one).argmax(1) == one.labels for one in batches.all()])
+    assert result.learned and isinstance(result.damage, Damage) and result.damage.total.tokens == 8
+    (told,) = higgsx.evaluate(tmp_path / "m.hgs", place, pictures).quality
+    assert told.name == "accuracy" and told.items == 40
+    assert told.original.value == pytest.approx(float(right.float().mean()))
+
+
+def test_pictures_without_classes_have_the_labels_of_the_original(tmp_path: Path) -> None:
+    handle = handle_of(seeing_folder(tmp_path / "model"))
+    draw_picture(tmp_path / "some" / "one.png", 3)
+    draw_picture(tmp_path / "some" / "LABEL_2" / "two.png", 4)
+    _, batches = drawn(handle, path=tmp_path / "some")
+    assert "drawn from the original" in batches.described
+    _, alone = drawn(handle, path=tmp_path / "some" / "one.png")
+    assert len(alone.all()) == 1 and alone.all()[0].inputs["pixel_values"].shape[0] == 1
+    with pytest.raises(TextError, match="2 pictures"):
+        higgsx.compress(tmp_path / "model", tmp_path / "m.hgs", bits=8, calibration=tmp_path / "some")
+
+
+def seeing_folder(place: Path) -> Path:
+    """The tiny picture model with an image processor."""
+    task_folder("image", place)
+    half = [0.5, 0.5, 0.5]
+    settings = {"image_processor_type": "ViTImageProcessor", "size": {"height": 16, "width": 16}}
+    (place / "preprocessor_config.json").write_text(
+        json.dumps(settings | {"image_mean": half, "image_std": half})
+    )
+    return place
+
+
+def draw_picture(path: Path, seed: int) -> None:
+    """Random colours; the first corner is black."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    colours = torch.randint(0, 256, (16, 16, 3), generator=torch.Generator().manual_seed(seed))
+    colours[0, 0] = 0
+    Image.fromarray(colours.to(torch.uint8).numpy()).save(path)
+
+
+def task_rows(handle: HFModel, model: nn.Module, batch: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return handle.task.call(model, batch)
 
 
 def test_labels_of_pictures_are_drawn_from_the_model(folder: Get, tmp_path: Path) -> None:

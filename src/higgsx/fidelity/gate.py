@@ -8,15 +8,22 @@ from higgsx.fidelity.report import Damage, NotMeasured
 FAR = 30.0
 """This many times the predicted KL is far beyond it: predictions miss by a few times, never by this."""
 SMALL = 1e-3
-"""Predictions below this KL (nats per token) are taken as this; arithmetic noise alone may be near it."""
+"""Predictions below this (nats per token, relative squared error) are taken as this; arithmetic noise alone
+may be near it."""
 
 
-def gate(damage: Damage | NotMeasured, predicted: float | None, limit: float | None = None) -> str | None:
+def gate(
+    damage: Damage | NotMeasured,
+    predicted: float | None,
+    limit: float | None = None,
+    learned: bool = False,
+) -> str | None:
     """None if the result may be kept, else the reason in one line.
 
-    `predicted` is the plan's KL in nats per token (None: no prediction), `limit` the user's own for what was
-    measured: the mean KL, or of hidden states the mean relative squared error. Two standard errors of doubt
-    count for the result.
+    predicted  the plan's loss in the unit of what was measured; None: no prediction
+    limit      the user's own for the mean KL, or of hidden states the mean relative squared error
+    learned    whether the prediction comes from data of this model
+    Two standard errors of doubt count for the result.
     """
     if isinstance(damage, NotMeasured):
         return None
@@ -35,7 +42,8 @@ def gate(damage: Damage | NotMeasured, predicted: float | None, limit: float | N
     name = "KL " if figures.vectors is None else ""
     measured = f"{name}{number(loss.value)} {figures.unit}"
     # what turns a guess without data into nats was fitted on language models alone
-    if predicted is not None and damage.kind == "language" and surely > FAR * max(predicted, SMALL):
+    trusted = learned or damage.kind == "language"
+    if predicted is not None and trusted and surely > FAR * max(predicted, SMALL):
         return f"{measured} is far beyond the predicted {number(predicted)}: the result is broken"
     if limit is not None and surely > limit:
         return f"{measured} is above the allowed {number(limit)}"

@@ -110,14 +110,17 @@ def compress(
     items = survey(source, handle, options.policy, options.keep)
     have = obtain(source, handle, items, options, learning, table_file, shared, progress)
     items, table, losses = have.items, have.table, have.losses
-    encode = Encoding(source, handle, items, options, out, ready, checking.limit, force, inputs, progress)
+    learned = losses is not None
+    encode = Encoding(
+        source, handle, items, options, out, ready, checking.limit, learned, force, inputs, progress
+    )
     if given is not None:
         result = encode(follow(source, items, table, options, given, losses))
     elif options.max_kl is None:
         result = encode(make_plan(source, items, table, options))
     else:
         result = within_loss(table, float(options.max_kl), encode)
-    if losses is not None:
+    if learned:
         return replace(result, learned=True)
     return replace(result, advice=advice(learning_cost(source, handle, learning.tokens)))
 
@@ -131,7 +134,8 @@ def _shared(checking: Checking, learning: Learning) -> bool:
 
 @dataclass(frozen=True)
 class Encoding:
-    """A plan to a file, as often as it is asked for; the fields are arguments of `compress`."""
+    """A plan to a file, as often as it is asked for; the fields are arguments of `compress`, `learned` as in
+    `Result`."""
 
     source: Checkpoint
     handle: Checkable
@@ -140,6 +144,7 @@ class Encoding:
     out: Path
     ready: Ready | NotMeasured
     limit: float | None
+    learned: bool
     force: bool
     inputs: Sequence[str | Path]
     progress: Progress
@@ -155,7 +160,7 @@ class Encoding:
             damage = self._damage(writer)
             if most is not None:
                 require_within(damage, most)
-            refused = _refused(damage, plan, self.limit)
+            refused = _refused(damage, plan, self.limit, self.learned)
             if refused is not None:
                 aside = writer.reject(damage.to_json(), refused)
                 raise DamageError(
@@ -193,10 +198,10 @@ def _require_measurable(ready: Ready | NotMeasured, limit: float | None, options
         )
 
 
-def _refused(damage: Damage | NotMeasured, plan: Plan, limit: float | None) -> str | None:
-    if limit is not None and isinstance(damage, NotMeasured):
-        return f"a limit is set but the damage was not measured: {damage.reason}"
-    return gate(damage, plan.loss if plan.unit == "nats per token" else None, limit)
+def _refused(damage: Damage | NotMeasured, plan: Plan, limit: float | None, learned: bool) -> str | None:
+    if isinstance(damage, NotMeasured):
+        return None if limit is None else f"a limit is set but the damage was not measured: {damage.reason}"
+    return gate(damage, plan.loss if plan.unit == damage.total.unit else None, limit, learned)
 
 
 def _files(source: Checkpoint) -> list[Path]:

@@ -35,7 +35,9 @@ TOKENS = 8_192
 4,000 tokens lose 0.3 % more than each other's best, so more would change nothing."""
 MOST_TOKENS = 16_384
 FEWEST_TOKENS = 256
-"""Below this a text is refused: single rows would be noise."""
+FEWEST_PICTURES = 32
+"""Below this material is refused: single rows would be noise. A picture says one thing but is many
+patches."""
 _CODES = {
     FINE: Codebook.plain("gauss16", 64),
     COARSE: Codebook.plain("gauss4", 64),
@@ -120,18 +122,20 @@ def _require_enough(batches: Batches, handle: Checkable, learning: Learning) -> 
     if learning.path is None:
         return
     have = sum(handle.task.tokens(batch) for batch in batches.all())
-    if have < FEWEST_TOKENS:
+    fewest, what = (FEWEST_PICTURES, "pictures") if handle.task.kind == "image" else (FEWEST_TOKENS, "tokens")
+    if have < fewest:
         raise TextError(
-            "too little to learn from", where=learning.path, got=f"{have} tokens",
-            expected=f"{FEWEST_TOKENS} or more ({FEWEST_TOKENS - have} are missing)",
-            remedy="give more, or leave the file out: then the model writes its own text",
+            "too little to learn from", where=learning.path, got=f"{have} {what}",
+            expected=f"{fewest} or more ({fewest - have} are missing)",
+            remedy="give more, or leave it out: then the model's own text, sounds or random patches serve",
         )  # fmt: skip
     # a window predicts one token less than it holds, and what is left over is not used
     if have < 0.9 * learning.tokens:
         _log.warning(
-            "%s: %d tokens to learn from, %d are missing; going on",
+            "%s: %d %s to learn from, %d are missing; going on",
             learning.path,
             have,
+            what,
             learning.tokens - have,
         )
 

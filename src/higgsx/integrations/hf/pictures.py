@@ -111,7 +111,8 @@ def _reader(processor: Any) -> Callable[[Path], Tensor]:
         from PIL import Image  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
         raise TextError(
-            "pictures cannot be read without Pillow", remedy="pip install pillow, or measure without a file"
+            "pictures cannot be read without Pillow",
+            remedy="pip install 'higgsx[pictures]', or measure without a file",
         ) from None
     if processor is None:
         raise ModelError(
