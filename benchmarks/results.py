@@ -16,9 +16,9 @@ _RESULTS = ROOT / "docs" / "results.md"
 _INTRO = """# What is lost at which size
 
 Printed by `benchmarks/fidelity.py` from `benchmarks/measured/fidelity.json`; nothing here is typed by hand.
-Rows from before 28 November 2026 were measured on another Xeon and taken over as they were printed; the last
-machine: {machine}. The one row measured on both (0.5 B, ALMPQ, bytes of gauss16.b64) is
-the same to three digits.
+Rows from before 28 November 2026 were measured on a Xeon and taken over as they were printed, later ones on
+another Xeon and on {machine}. What is lost does not depend on it: the one row
+measured on both Xeons (0.5 B, ALMPQ, bytes of gauss16.b64) is the same to three digits.
 
 - Held-back text; weights encoded and decoded as a file holds them, everything run in fp32: the error of the
   weights alone. KL(original ‖ compressed) in nats per token, ± one standard error.
@@ -26,7 +26,7 @@ the same to three digits.
 - "uniform" gives every matrix one code (rounding `rtn`; "uniform hqq" with that rounding). "ALMPQ" after the
   same name has the same bytes, without data; "ALMPQ gradients" as `--gradients` makes it (with channel
   scales), from 8,192 tokens of openings that the model continued, or of calibration material that is never
-  measured on (encoders, pairs); for speech from synthesised voices. "hybrid" keeps embedding and head exact
+  measured on (encoders, pairs, speech). "hybrid" keeps embedding and head exact
   and has its own bytes.
 - "torch int8": `torch.ao.quantization.quantize_dynamic`, int8 per row in every linear layer; a table that is
   also looked up is stored twice. It rounds activations too; the others do not.

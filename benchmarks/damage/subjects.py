@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import _DATA, REAL, REAL_MODELS, SHARED, SMALL_MODELS, folder_of, texts_of
+from common import _DATA, REAL, REAL_MODELS, ROOT, SHARED, SMALL_MODELS, folder_of, texts_of
 
 ENCODER, SPEECH, PAIRS = "all-minilm-l6-v2", "whisper-base", "g2p-bart-us"
 OTHERS = (SPEECH, ENCODER, PAIRS, "whisper-digits-2m")
@@ -35,12 +36,11 @@ class Subject:
 
 def subject(name: str) -> Subject:
     if name == SPEECH:
-        clips = {"clips": _DATA / "lj-speech" / "refs.tsv"}
-        return Subject(name, REAL / name, clips, None, None, 1 << 20)
+        learn, check = _speech_lists()
+        return Subject(name, REAL / name, {"clips": check}, learn, None, 1 << 20)
     if name == "whisper-digits-2m":
         digits = _DATA / "whisper-digits"
-        # its calibration clips hold 228 tokens, fewer than may be learned from
-        return Subject(name, SHARED / name, {"digits": digits / "test"}, None, None, 1 << 20)
+        return Subject(name, SHARED / name, {"digits": digits / "test"}, digits / "cal", None, 1 << 20)
     if name == ENCODER:
         text = _DATA / "text-en"
         return Subject(
@@ -55,4 +55,27 @@ def subject(name: str) -> Subject:
     return Subject(name, folder_of(name), texts, None, window, window * count)
 
 
+def _speech_lists() -> tuple[Path, Path]:
+    """Clips to learn from and to measure on, as ../shared/models/data/README.md divides them: the first eight
+    of a reader, with spoken digits so that there are enough tokens; the other 24."""
+    reader = _listed(_DATA / "lj-speech")
+    digits = [row for row in _listed(_DATA / "whisper-digits") if "/cal/" in row[0]]
+    return _list("speech-learn", reader[:8] + digits[::3]), _list("speech-check", reader[8:])
+
+
+def _listed(folder: Path) -> list[tuple[str, str]]:
+    """Sound, and what is said in it. Empty where the folder is not there."""
+    table = folder / "refs.tsv"
+    lines = table.read_text().splitlines()[1:] if table.is_file() else []
+    return [(os.path.relpath(folder / line.split("\t")[0], _LISTS), line.split("\t")[1]) for line in lines]
+
+
+def _list(name: str, rows: list[tuple[str, str]]) -> Path:
+    _LISTS.mkdir(parents=True, exist_ok=True)
+    made = _LISTS / f"{name}.tsv"
+    made.write_text("".join(f"{file}\t{text}\n" for file, text in [("file", "text"), *rows]))
+    return made
+
+
+_LISTS = ROOT / "benchmarks" / "out" / "lists"
 ALL = (*REAL_MODELS, *OTHERS, *SMALL_MODELS)

@@ -12,7 +12,7 @@ import torch
 from higgsx.errors import FormatError
 from higgsx.fidelity.divergence import Divergence
 from higgsx.fidelity.figures import Estimate
-from higgsx.fidelity.gate import FAR, SMALL, gate
+from higgsx.fidelity.gate import DOUBTFUL, FAR, SMALL, doubt, gate
 from higgsx.fidelity.render import number, percent, render, with_error
 from higgsx.fidelity.report import Arithmetic, Damage, NotMeasured, damage_from_json
 
@@ -189,6 +189,16 @@ def test_the_gate_refuses_what_is_far_beyond_the_prediction(damage):
     assert reason is not None and "6.00" in reason and "0.0500" in reason
     assert gate(with_kl(damage, FAR * SMALL * 1.1), predicted=0.0) is not None
     assert gate(with_kl(damage, 6.0, error=3.0), predicted=0.05) is None, "within its doubt"
+
+
+def test_what_data_did_not_foresee_is_doubted(damage):
+    said = doubt(with_kl(damage, 0.2), predicted=0.03)
+    assert "0.2" in said and "0.03" in said and "without gradients" in said
+    assert doubt(with_kl(damage, 0.1), predicted=0.03) == ""
+    assert doubt(with_kl(damage, 0.2, error=0.05), predicted=0.03) == "", "within its doubt"
+    assert doubt(with_kl(damage, DOUBTFUL * SMALL * 0.9), predicted=1e-9) == ""
+    assert doubt(with_kl(damage, 0.2), predicted=None) == ""
+    assert doubt(NotMeasured("no room"), predicted=0.03) == ""
 
 
 def test_the_gate_refuses_nan_whatever_else(damage):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ import higgsx
 from folders import copy_of, tensors_of, write_tensors
 from higgsx.errors import DamageError, TextError, UsageError
 from higgsx.fidelity.report import Damage
+from higgsx.pipeline.learn import Learning, advice, require_enough
+from higgsx.tasks import Batches
 
 Get = Callable[[str], Path]
 QUICK = {"allow": ("gauss4", "gauss8", "gauss16", "int8"), "gradients": True, "calibration_tokens": 512}
@@ -171,3 +174,31 @@ def test_max_kl_excludes_other_budgets_and_needs_the_check(tales: Path, tmp_path
         higgsx.compress(tales, tmp_path / "m.hgs", max_kl=-1)
     with pytest.raises(DamageError, match="cannot be measured"):
         higgsx.compress(tales, tmp_path / "m.hgs", max_kl=0.1, check=False)
+
+
+def test_what_gradients_win_is_told_of_what_they_were_measured_on() -> None:
+    def said(kind: str) -> str:
+        return advice((10**9, 200.0), SimpleNamespace(task=SimpleNamespace(kind=kind)))
+
+    assert "3 minutes" in said("language") and "lowered the loss" in said("language")
+    assert "3 minutes" in said("pairs") and "lowered" not in said("pairs")
+    assert said("speech") == "" and advice(None, SimpleNamespace()) == ""
+
+
+@pytest.mark.parametrize(("kind", "fewest"), [("speech", 128), ("image", 32), ("language", 256)])
+def test_how_little_is_too_little(kind: str, fewest: int, caplog: pytest.LogCaptureFixture) -> None:
+    handle = SimpleNamespace(task=SimpleNamespace(kind=kind, tokens=lambda batch: batch))
+    some = Learning(path=Path("some"))
+    with caplog.at_level(logging.WARNING, logger="higgsx"):
+        require_enough(Batches({"a": [fewest - 8, 8]}, ""), handle, some)
+    assert f"{8192 - fewest} are missing" in caplog.text
+    with pytest.raises(TextError, match=rf"{fewest} or more \(1 are missing"):
+        require_enough(Batches({"a": [fewest - 1]}, ""), handle, some)
+
+
+def test_speech_from_nothing_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    for kind in ("language", "speech"):
+        handle = SimpleNamespace(task=SimpleNamespace(kind=kind, tokens=lambda batch: batch))
+        with caplog.at_level(logging.WARNING, logger="higgsx"):
+            require_enough(Batches({"a": [9]}, ""), handle, Learning(True))
+        assert ("synthesised voices" in caplog.text) == (kind == "speech")

@@ -100,11 +100,11 @@ def find_clips(path: str | os.PathLike[str]) -> list[tuple[Path, str | None]]:
         written = _written(place)
         return [(one, written.get(one) or _beside(one)) for one in sounds]
     if place.suffix.lower() in (".tsv", ".jsonl"):
-        found = [(place.parent / name, text) for name, text in read_pairs(place)]
-        absent = [str(sound.relative_to(place.parent)) for sound, _ in found if not sound.is_file()]
+        listed = read_pairs(place)
+        absent = [name for name, _ in listed if not (place.parent / name).is_file()]
         if absent:
             raise TextError("the list names sounds that are not there", where=path, got=", ".join(absent[:3]))
-        return list(found)
+        return [(place.parent / name, text) for name, text in listed]
     return [(place, _written(place.parent).get(place) or _beside(place))]
 
 

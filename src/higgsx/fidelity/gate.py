@@ -1,4 +1,4 @@
-"""Which results are refused: only broken ones, unless the user set a limit."""
+"""Which results are refused, only broken ones unless the user set a limit; and which are to be doubted."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ FAR = 30.0
 SMALL = 1e-3
 """Predictions below this (nats per token, relative squared error) are taken as this; arithmetic noise alone
 may be near it."""
+
+DOUBTFUL = 4.0
+"""Above this many times the loss predicted from data a plan is doubted. Language models measure up to 3 times
+what is predicted on unlike texts; a speech model measured 5.5 times, more than without data."""
 
 
 def gate(
@@ -48,3 +52,19 @@ def gate(
     if limit is not None and surely > limit:
         return f"{measured} is above the allowed {number(limit)}"
     return None
+
+
+def doubt(damage: Damage | NotMeasured, predicted: float | None) -> str:
+    """One line where much more was lost than data predicted, so that other plans may be better; else empty.
+
+    predicted  from data, in the unit of what was measured; None: no prediction
+    """
+    if isinstance(damage, NotMeasured) or predicted is None:
+        return ""
+    loss = damage.total.loss
+    if loss.value is None or loss.value - 2 * (loss.error or 0.0) <= DOUBTFUL * max(predicted, SMALL):
+        return ""
+    return (
+        f"{number(loss.value)} was measured where data predicted {number(predicted)}: what was learned does "
+        "not hold here. Compare with a file made without gradients, or --calibration with more material"
+    )

@@ -15,7 +15,7 @@ from higgsx.almpq.plan import Plan
 from higgsx.archive import Archive
 from higgsx.descriptor import Descriptor
 from higgsx.errors import DamageError, StorageError, UsageError
-from higgsx.fidelity.gate import gate
+from higgsx.fidelity.gate import doubt, gate
 from higgsx.fidelity.report import Damage, NotMeasured
 from higgsx.hgs.writer import Writer
 from higgsx.pipeline import encode as encoding
@@ -49,7 +49,8 @@ class Checking:
 @dataclass(frozen=True)
 class Result:
     """learned  whether the plan comes from gradients
-    advice   what gradients would take and win, where there are none
+    advice   what gradients would take and win, where there are none; where there are, and measuring
+             contradicts them, what to try
     """
 
     path: Path
@@ -121,8 +122,10 @@ def compress(
     else:
         result = within_loss(table, float(options.max_kl), encode)
     if learned:
-        return replace(result, learned=True)
-    return replace(result, advice=advice(learning_cost(source, handle, learning.tokens)))
+        return replace(
+            result, learned=True, advice=doubt(result.damage, _predicted(result.damage, result.plan))
+        )
+    return replace(result, advice=advice(learning_cost(source, handle, learning.tokens), handle))
 
 
 def _shared(checking: Checking, learning: Learning) -> bool:
@@ -201,7 +204,12 @@ def _require_measurable(ready: Ready | NotMeasured, limit: float | None, options
 def _refused(damage: Damage | NotMeasured, plan: Plan, limit: float | None, learned: bool) -> str | None:
     if isinstance(damage, NotMeasured):
         return None if limit is None else f"a limit is set but the damage was not measured: {damage.reason}"
-    return gate(damage, plan.loss if plan.unit == damage.total.unit else None, limit, learned)
+    return gate(damage, _predicted(damage, plan), limit, learned)
+
+
+def _predicted(damage: Damage | NotMeasured, plan: Plan) -> float | None:
+    """The plan's loss, where it is in the unit of what was measured."""
+    return None if isinstance(damage, NotMeasured) or plan.unit != damage.total.unit else plan.loss
 
 
 def _files(source: Checkpoint) -> list[Path]:

@@ -118,7 +118,7 @@ def forecast(
     cost = learning_cost(source, handle, learning.tokens)
     return Forecast(
         plan, table, size, source.nbytes, _ram(items), needed(source), seconds, sample, learned, cost,
-        advice(cost),
+        advice(cost, handle),
     )  # fmt: skip
 
 
