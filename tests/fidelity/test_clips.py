@@ -72,6 +72,9 @@ def test_missing_sounds_are_named(tmp_path):
     (tmp_path / "list.tsv").write_text("gone.wav\ttext\n")
     with pytest.raises(TextError, match=r"list\.tsv: .*not there, got gone\.wav"):
         find_clips(tmp_path / "list.tsv")
+    (tmp_path / "list.tsv").write_text("/nowhere/gone.wav\ttext\n")
+    with pytest.raises(TextError, match=r"not there, got /nowhere/gone\.wav"):
+        find_clips(tmp_path / "list.tsv")
     with pytest.raises(StorageError):
         read_wav(tmp_path / "gone.wav", 16000)
 
