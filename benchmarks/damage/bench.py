@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -119,13 +120,16 @@ class Bench:
         """What `compress --gradients` learns (`--calibration` where the subject names material)."""
         learning, options = Learning(True, self.subject.learn), Options.make()
         file = _LEARNED / f"{self.subject.name}.safetensors"
-        file.parent.mkdir(parents=True, exist_ok=True)
         try:
-            tables.obtain(self.source, self.handle, self.items, options, learning, file)
-        except UsageError:  # made for something else
-            file.unlink()
-            tables.obtain(self.source, self.handle, self.items, options, learning, file)
-        found = tables.load(file, self.source, options, learning)[1]
+            return self._held(file, options, learning)
+        except UsageError:  # not there, or made for something else
+            file.unlink(missing_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        tables.obtain(self.source, self.handle, self.items, options, learning, file)
+        return self._held(file, options, learning)
+
+    def _held(self, file: Path, options: Options, learning: Learning) -> Learned:
+        _, found = tables.load(file, self.source, options, learning)
         assert found is not None
         return found
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from common import _DATA, REAL, REAL_MODELS, ROOT, SHARED, SMALL_MODELS, folder_of, texts_of
 
+from higgsx.fidelity.clips import find_clips
+
 ENCODER, SPEECH, PAIRS = "all-minilm-l6-v2", "whisper-base", "g2p-bart-us"
 OTHERS = (SPEECH, ENCODER, PAIRS, "whisper-digits-2m")
 
@@ -58,22 +60,21 @@ def subject(name: str) -> Subject:
 def _speech_lists() -> tuple[Path, Path]:
     """Clips to learn from and to measure on, as ../shared/models/data/README.md divides them: the first eight
     of a reader, with spoken digits so that there are enough tokens; the other 24."""
-    reader = _listed(_DATA / "lj-speech")
-    digits = [row for row in _listed(_DATA / "whisper-digits") if "/cal/" in row[0]]
-    return _list("speech-learn", reader[:8] + digits[::3]), _list("speech-check", reader[8:])
+    reader, digits = (_clips(_DATA / name / "refs.tsv") for name in ("lj-speech", "whisper-digits"))
+    calibration = [clip for clip in digits if clip[0].parent.name == "cal"]
+    return _list("speech-learn", reader[:8] + calibration[::3]), _list("speech-check", reader[8:])
 
 
-def _listed(folder: Path) -> list[tuple[str, str]]:
-    """Sound, and what is said in it. Empty where the folder is not there."""
-    table = folder / "refs.tsv"
-    lines = table.read_text().splitlines()[1:] if table.is_file() else []
-    return [(os.path.relpath(folder / line.split("\t")[0], _LISTS), line.split("\t")[1]) for line in lines]
+def _clips(table: Path) -> list[tuple[Path, str | None]]:
+    """Sounds and what is said in them; none where the table is not there."""
+    return find_clips(table) if table.is_file() else []
 
 
-def _list(name: str, rows: list[tuple[str, str]]) -> Path:
+def _list(name: str, clips: list[tuple[Path, str | None]]) -> Path:
     _LISTS.mkdir(parents=True, exist_ok=True)
     made = _LISTS / f"{name}.tsv"
-    made.write_text("".join(f"{file}\t{text}\n" for file, text in [("file", "text"), *rows]))
+    lines = [f"{os.path.relpath(sound, _LISTS)}\t{text}\n" for sound, text in clips]
+    made.write_text("".join(["file\ttext\n", *lines]))
     return made
 
 
