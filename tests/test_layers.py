@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "report": {"archive", "fidelity"},
     "plots": {"almpq"},
-    "unpacking": {"archive", "codecs"},
+    "unpacking": {"archive", "codecs", "kernels"},
     "api": {
         "report", "unpacking", "integrations", "pipeline", "archive", "nn", "fidelity", "source", "kernels",
         "hgs", "descriptor", "almpq", "runtime", "tasks",

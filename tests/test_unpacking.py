@@ -15,6 +15,8 @@ from higgsx.archive import Archive
 from higgsx.errors import StorageError
 from higgsx.hgs.draft import Draft
 from higgsx.hgs.writer import Writer
+from higgsx.kernels import ops
+from higgsx.kernels.native import available
 from higgsx.unpacking import unpack
 
 Get = Callable[[str], Path]
@@ -31,6 +33,18 @@ def test_weights_are_the_decoded_ones_in_bf16(tales_hgs: Path, tales: Path, tmp_
             assert torch.equal(found[name].view(torch.int16), expected.view(torch.int16))
             if stored.descriptor.is_exact:
                 assert torch.equal(found[name], originals[name])
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_native_and_reference_kernels_write_the_same(family: str, tiny_hgs: Get, tmp_path: Path) -> None:
+    """And the native ones do serve, whatever the layout of a weight."""
+    file = tiny_hgs(family)
+    with ops.watched() as seen:
+        higgsx.unpack(file, tmp_path / "now")
+    assert {name for _, name in seen} == {"native" if available() is None else "reference"}
+    with ops.forced("reference"):
+        higgsx.unpack(file, tmp_path / "reference")
+    assert listing(tmp_path / "now") == listing(tmp_path / "reference")
 
 
 def test_assets_come_back_as_they_were(tales_hgs: Path, tales: Path, tmp_path: Path) -> None:

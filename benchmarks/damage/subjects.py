@@ -59,10 +59,9 @@ def subject(name: str) -> Subject:
 
 def _speech_lists() -> tuple[Path, Path]:
     """Clips to learn from and to measure on, as ../shared/models/data/README.md divides them: the first eight
-    of a reader, with spoken digits so that there are enough tokens; the other 24."""
-    reader, digits = (_clips(_DATA / name / "refs.tsv") for name in ("lj-speech", "whisper-digits"))
-    calibration = [clip for clip in digits if clip[0].parent.name == "cal"]
-    return _list("speech-learn", reader[:8] + calibration[::3]), _list("speech-check", reader[8:])
+    of a reader, the other 24."""
+    reader = _clips(_DATA / "lj-speech" / "refs.tsv")
+    return _list("speech-learn", reader[:8]), _list("speech-check", reader[8:])
 
 
 def _clips(table: Path) -> list[tuple[Path, str | None]]:

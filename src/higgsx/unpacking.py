@@ -18,6 +18,8 @@ from higgsx import io
 from higgsx.archive import Archive, Stored
 from higgsx.codecs.base import DTYPE_BYTES, ArrayShape, torch_dtype
 from higgsx.errors import StorageError
+from higgsx.kernels import ops
+from higgsx.kernels.packed import Packed
 from higgsx.units import round_up
 
 DTYPE = "BF16"
@@ -129,11 +131,13 @@ def _dtype(one: Stored) -> str:
 def _decoded(archive: Archive, one: Stored) -> Iterator[torch.Tensor]:
     """The tensor in its dtype of the folder, in slabs where it is a plain matrix."""
     descriptor, arrays = one.descriptor, archive.arrays(one.name)
-    dtype = torch_dtype(_dtype(one))
-    if descriptor.is_dense or descriptor.axes != "oi":
-        yield descriptor.decode(arrays).to(dtype)
-        return
-    outputs, inputs = descriptor.shape
-    step = max(1, _SLAB // inputs // _PANEL) * _PANEL
-    for begin in range(0, outputs, step):
-        yield descriptor.decode_rows(arrays, torch.arange(begin, min(begin + step, outputs))).to(dtype)
+    packed = Packed(descriptor, arrays, torch_dtype(_dtype(one)))
+    if descriptor.is_dense:
+        yield descriptor.decode(arrays).to(packed.dtype)
+    elif descriptor.axes == "oi":
+        outputs, inputs = descriptor.shape
+        step = max(1, _SLAB // inputs // _PANEL) * _PANEL
+        for begin in range(0, outputs, step):
+            yield ops.embedding(torch.arange(begin, min(begin + step, outputs)), packed)
+    else:
+        yield ops.decode(packed)

@@ -35,7 +35,7 @@ def made(names: dict[str, int], loud: float = 30.0) -> tuple[Statistics, dict[st
         r[name] = (g.square() * x.square().sum(1, keepdim=True)).mean(0).double()
         columns[name] = (x.square() * g.square().sum(1, keepdim=True)).mean(0).double()
     powers = {name: w.double().square().sum(1) for name, (w, _) in weights.items()}
-    return Statistics(r, powers, 500, "nats per token", "", columns=columns), weights
+    return Statistics(r, powers, 1_000_000, "nats per token", "", columns=columns), weights
 
 
 def predicted(statistics: Statistics, name: str, rows: int, error: float) -> float:
@@ -81,6 +81,26 @@ def test_a_space_with_an_unknown_or_unused_reader_has_none() -> None:
     dead[3] = 0
     found = channel_scales({"t": ["a"]}, replace(statistics, columns={"a": dead}), weights)
     assert channels.scales(found["t"])[3] > 0.02  # given up by nobody
+    few = replace(statistics, columns={"a": dead}, tokens=50)
+    found = channel_scales({"t": ["a"]}, few, weights)
+    assert channels.scales(found["t"])[3] > 0.5  # in so little it says nothing to be quiet
+
+
+def test_what_little_material_hardly_uses_is_not_given_up() -> None:
+    """Channels that speak once in fifty positions: thirty of them say little about which."""
+    statistics, weights = made({"a": 200})
+    x = normal(20_000, INPUTS, seed=5) * (normal(20_000, INPUTS, seed=6) > 2.05)
+    every, some = x.double().square().mean(0), x[:30].double().square().mean(0)
+
+    def elsewhere(tokens: int) -> float:
+        """Of scales from a few positions on all of them, over that of none."""
+        few = replace(statistics, columns={"a": some}, tokens=tokens)
+        found = channel_scales({"space": ["a"]}, few, weights)["space"]
+        all_ = replace(statistics, columns={"a": every})
+        return scaled(all_, {"a": found}, weights).weight("a", INPUTS) / all_.weight("a", INPUTS)
+
+    assert elsewhere(30) < 1.2
+    assert elsewhere(1_000_000) > 2 * elsewhere(30)  # as if they were all there is
 
 
 @pytest.mark.parametrize("layout", ["io", "eoi", "eio"])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from higgsx.calibration.bends import COARSE, COARSE_ROWS, FINE, _fitted, measure_bends
+from higgsx.calibration.bends import ALIKE, COARSE, COARSE_ROWS, FINE, Point, _fitted, _parts, measure_bends
 from higgsx.calibration.sensitivity import sensitivities
 from higgsx.calibration.statistics import Bend, kind_of
 from higgsx.fidelity.compare import compare
@@ -77,24 +78,68 @@ def test_bends_of_white_noise_are_small(learned) -> None:
     bends = measure_bends(
         model, handle.task, batches, found, inputs, lambda names, code: noise(model, names, levels[code])
     )
-    assert set(bends) == {kind_of(name) for name in items}
+    assert set(bends) == set(items)
     assert all(0.5 <= one.factor <= 2 for one in bends.values())
     assert all(one.blocks == pytest.approx(one.rows, rel=1e-3, abs=1e-3) for one in bends.values())
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
+def point(error: float, ratio: float, expected: float = 1.0) -> Point:
+    return Point(error, expected, ratio * expected)
+
+
 def test_bend_goes_through_what_was_measured() -> None:
-    bend = _fitted({FINE: (0.01, 1.2), COARSE: (0.1, 1.5), COARSE_ROWS: (0.12, 3.0)})
+    (bend,) = _fitted(point(0.01, 1.2), [point(0.1, 1.5)], point(0.12, 3.0))
     assert bend is not None
     assert bend.of(0.01, False) == pytest.approx(1.2, rel=1e-3)
     assert bend.of(0.1, False) == pytest.approx(1.5, rel=1e-3)
     assert bend.of(0.12, True) == pytest.approx(3.0, rel=1e-3)
-    assert _fitted({FINE: (0.01, float("nan"))}) is None
-    assert _fitted({COARSE: (0.1, 1.0)}) is None
-    assert _fitted({FINE: (0.01, 1.1)}) == Bend(1.1, 0.0, 0.0)
-    wild = _fitted({FINE: (0.01, 50.0), COARSE: (0.1, 900.0)})
+    assert _fitted(None, [point(0.1, 1.0)], None) == [None]
+    assert _fitted(point(0.01, 1.1), [None], None) == [Bend(1.1, 0.0, 0.0)]
+    (wild,) = _fitted(point(0.01, 50.0), [point(0.1, 900.0)], None)
     assert wild is not None
-    assert (wild.factor, wild.blocks) == (2.0, 40.0)
+    assert (wild.factor, wild.blocks) == (2.0, 200.0)
+
+
+def test_parts_of_a_kind_have_one_factor_and_slopes_of_their_own() -> None:
+    """The loud part decides what all lose together; the quiet one is ten times worse than it seems."""
+    loud, quiet = _fitted(point(0.01, 1.0), [point(0.1, 1.0), point(0.1, 10.0, 0.01)], point(0.1, 2.0))
+    assert loud is not None and quiet is not None
+    assert loud.factor == quiet.factor == pytest.approx(1.0, rel=0.1)
+    assert loud.of(0.1, False) == pytest.approx(1.0, rel=0.01)
+    assert quiet.of(0.1, False) == pytest.approx(10.0, rel=0.01)
+    # whole rows are worse than blocks by the same share in both
+    assert loud.of(0.1, True) / loud.of(0.1, False) == pytest.approx(
+        quiet.of(0.1, True) / quiet.of(0.1, False)
+    )
+    assert loud.of(0.1, True) == pytest.approx(2.0, rel=0.05)
+    # a part of which nothing is known bends as all do
+    known, unknown = _fitted(point(0.01, 1.0), [point(0.1, 1.5), None], None)
+    assert known == unknown != Bend()
+
+
+def test_layers_of_unlike_sensitivity_are_measured_apart() -> None:
+    weights = {"a": 10.0, "b": 1.0, "c": 9 * 10 / ALIKE / 9, "d": 0.9, "e": 1e-3, "f": 1e-9, "g": 0.0}
+    assert _parts(list(weights), weights) == [["a", "c"], ["b", "d"], ["e"], ["f", "g"]]
+    assert _parts(["x", "y"], {"x": 1.0, "y": 1.0}) == [["x", "y"]]
+
+
+def test_a_layer_that_hides_behind_another_is_found(learned) -> None:
+    """One of two like layers breaks under the coarse code by more than its size of error says."""
+    handle, model, batches, items, found = learned
+    kinds: dict[str, list[str]] = {}
+    for name in items:
+        kinds.setdefault(kind_of(name), []).append(name)
+    inputs = {name: item.plain.matrix.inputs for name, item in items.items()}
+    names = next(names for names in kinds.values() if len(names) > 1)
+    loud, quiet = names[:2]
+    shrunk = replace(found, r={loud: found.r[loud], quiet: found.r[quiet] * 1e-3})
+
+    def coded(names, code):
+        return noise(model, names, 0.003 if code == FINE else 0.03)
+
+    bends = measure_bends(model, handle.task, batches, shrunk, inputs, coded)
+    assert bends[quiet].of(0.03, False) > 5 * bends[loud].of(0.03, False)
 
 
 def test_a_kind_is_a_place_in_every_layer() -> None:

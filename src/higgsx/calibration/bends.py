@@ -7,14 +7,17 @@ factor and two slopes are taken from it:
 
     loss = factor · ½ Σ r mse · (1 + slope · e),   e the relative squared error
 
-Measured on some of the batches that the sensitivities come from. A kind is the same place in every layer.
+Measured on some of the batches that the sensitivities come from. A kind is the same place in every layer. The
+layers of a kind to which the score is most sensitive would hide the others, which leave the second order
+soonest: large errors reach what small ones do not. So layers of unlike sensitivity are measured apart.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from math import inf
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,9 +32,12 @@ FINE, COARSE, COARSE_ROWS = "fine", "coarse", "coarse rows"
 MOST_TOKENS, MOST_NUMBERS = 768, 1_500_000
 """Positions that count, and numbers that the model reads: a clip of speech, of which a few tokens count, has
 240,000."""
-MOST_KINDS = 40
+MOST_KINDS, MOST_PARTS = 40, 4
+ALIKE = 3.0
+"""Layers of a kind are measured together while the losses that the second order expects of them differ by no
+more than this."""
 _FACTORS = (0.5, 2.0)
-_SLOPES = (-2.0, 40.0)
+_SLOPES = (-2.0, 200.0)
 """Bounds of what is believed; outside of them a kind is too small to be measured."""
 _PIECE = 64
 
@@ -49,56 +55,103 @@ def measure_bends(
     coded: Coded,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Bend]:
-    """Kind → its bend; kinds whose loss cannot be told from rounding are left out.
+    """Parameter name → its bend; without kinds whose loss cannot be told from rounding.
 
     model    as the sensitivities were taken from; changed by `coded` for a while
     batches  some of them are used, spread evenly: `MOST_TOKENS` positions, `MOST_NUMBERS` numbers, or one
     inputs   parameter name → weights that one output sums over
     """
+    weights = {name: statistics.weight(name, inputs[name]) for name in statistics.r}
     kinds: dict[str, list[str]] = {}
-    for name in statistics.r:
+    for name in weights:
         kinds.setdefault(kind_of(name), []).append(name)
-    total = {kind: sum(statistics.weight(n, inputs[n]) for n in kinds[kind]) for kind in kinds}
+    total = {kind: sum(weights[name] for name in names) for kind, names in kinds.items()}
     largest = sorted(kinds, key=lambda kind: (-total[kind], kind))[:MOST_KINDS]
-    found: dict[str, Bend] = {}
     some = _spread(task, batches)
+    found: dict[str, Bend] = {}
     with torch.no_grad(), frozen(model):
         before = [_said(task, model, batch) for batch in some]
+
+        def measured(names: Sequence[str], code: str) -> Point | None:
+            with coded(names, code) as errors:
+                expected = sum(weights[name] * error for name, error in errors.items())
+                loss = _loss(model, task, some, before) if expected > 0 else 0.0
+            return Point(sum(errors.values()) / len(errors), expected, loss) if 0 < loss < inf else None
+
         for done, kind in enumerate(largest, 1):
-            ratios: dict[str, tuple[float, float]] = {}
-            for code in (FINE, COARSE, COARSE_ROWS):
-                with coded(kinds[kind], code) as errors:
-                    expected = sum(statistics.weight(n, inputs[n]) * e for n, e in errors.items())
-                    if expected > 0:
-                        mean = sum(errors.values()) / len(errors)
-                        ratios[code] = mean, _loss(model, task, some, before) / expected
-            bend = _fitted(ratios)
-            if bend is not None:
-                found[kind] = bend
+            parts = _parts(kinds[kind], weights)
+            coarse = [measured(names, COARSE) for names in parts]
+            fine, rows = measured(kinds[kind], FINE), measured(parts[0], COARSE_ROWS)
+            for names, bend in zip(parts, _fitted(fine, coarse, rows), strict=True):
+                if bend is not None:
+                    found.update(dict.fromkeys(names, bend))
             if progress is not None:
                 progress(done, len(largest))
     return found
 
 
-def _fitted(ratios: Mapping[str, tuple[float, float]]) -> Bend | None:
-    """From relative squared error and measured loss over expected loss of each code. Five digits, so that
-    what they steer is stable."""
-    if FINE not in ratios or not all(0 < ratio < float("inf") for _, ratio in ratios.values()):
-        return None
-    fine_error, fine = ratios[FINE]
-    slope, factor = 0.0, _bounded(fine, _FACTORS)
-    if COARSE in ratios:
-        error, ratio = ratios[COARSE]
-        # factor · (1 + slope · e) through both points, as steep as it may be where that crosses 0
-        apart = fine * error - ratio * fine_error
-        steep = _bounded((ratio - fine) / apart, _SLOPES) if apart > 0 else _SLOPES[1]
-        factor = _bounded(fine / (1 + steep * fine_error), _FACTORS)
-        slope = _bounded((ratio / factor - 1) / error, _SLOPES)
-    rows = slope
-    if COARSE_ROWS in ratios:
-        error, ratio = ratios[COARSE_ROWS]
-        rows = _bounded((ratio / factor - 1) / error, _SLOPES)
-    return Bend(*(float(f"{value:.5g}") for value in (factor, slope, rows)))
+class Point(NamedTuple):
+    """Mean relative squared error, the loss that the second order expects of it, and the measured loss."""
+
+    error: float
+    expected: float
+    loss: float
+
+    @property
+    def ratio(self) -> float:
+        return self.loss / self.expected
+
+
+def _parts(names: Sequence[str], weights: Mapping[str, float]) -> list[list[str]]:
+    """Names by weight, largest first, cut where they are no longer alike."""
+    parts: list[list[str]] = []
+    for name in sorted(names, key=lambda name: (-weights[name], name)):
+        alike = bool(parts) and weights[parts[-1][0]] <= ALIKE * weights[name]
+        if parts and (alike or len(parts) == MOST_PARTS):
+            parts[-1].append(name)
+        else:
+            parts.append([name])
+    return parts
+
+
+def _fitted(fine: Point | None, coarse: Sequence[Point | None], rows: Point | None) -> list[Bend | None]:
+    """A bend for each part of a kind. Five digits, so that what they steer is stable.
+
+    fine    of all layers of the kind; without it there are none
+    coarse  of each part; without it a part bends as all do
+    rows    of the first part, with one scale for a whole row: what that adds is taken to be the same share in
+            all parts
+    """
+    if fine is None:
+        return [None] * len(coarse)
+    factor, slope = _through(fine, [part for part in coarse if part is not None])
+    blocks = [slope if part is None else _bent(factor, part) for part in coarse]
+    of_rows = blocks
+    if rows is not None:
+        error = rows.error
+        share = (1 + _bent(factor, rows) * error) / (1 + blocks[0] * error)
+        of_rows = [_bounded((share * (1 + one * error) - 1) / error, _SLOPES) for one in blocks]
+    return [
+        Bend(*(float(f"{value:.5g}") for value in (factor, *slopes)))
+        for slopes in zip(blocks, of_rows, strict=True)
+    ]
+
+
+def _through(fine: Point, coarse: Sequence[Point]) -> tuple[float, float]:
+    """Factor and slope through the fine code and all coarse ones, as steep as it may be where that crosses
+    0."""
+    if not coarse:
+        return _bounded(fine.ratio, _FACTORS), 0.0
+    error = sum(point.error for point in coarse) / len(coarse)
+    ratio = sum(point.loss for point in coarse) / sum(point.expected for point in coarse)
+    apart = fine.ratio * error - ratio * fine.error
+    steep = _bounded((ratio - fine.ratio) / apart, _SLOPES) if apart > 0 else _SLOPES[1]
+    factor = _bounded(fine.ratio / (1 + steep * fine.error), _FACTORS)
+    return factor, _bounded((ratio / factor - 1) / error, _SLOPES)
+
+
+def _bent(factor: float, point: Point) -> float:
+    return _bounded((point.ratio / factor - 1) / point.error, _SLOPES)
 
 
 def _bounded(value: float, bounds: tuple[float, float]) -> float:

@@ -23,8 +23,12 @@ from higgsx.calibration.statistics import Statistics
 from higgsx.transforms.channels import STEPS, scales, to_text
 
 _ROUNDS = 12
+_PRIOR = 32
+"""Positions that are added to those that were seen, in which all channels were alike. What the material
+hardly uses is loud in other texts: scales from 30 clips of speech (283 positions) alone made one layer lose
+2.5 times as much on other clips as none; with these, 0.6 times."""
 _FLOOR = 1e-4
-"""Share of the mean that every channel has at least: what was never seen is not given up."""
+"""Share of the mean that every channel of weights has at least."""
 
 Weights = Mapping[str, tuple[Tensor, str]]
 """Parameter name → the weight and its axes."""
@@ -48,13 +52,14 @@ def channel_scales(
         ]
         sizes = [weights[name][0].numel() for name in names]
         if all(float(c.sum()) > 0 and float(q.sum()) > 0 for c, q in readers):
-            found[space] = _shared(readers, sizes)
+            found[space] = _shared(readers, sizes, _PRIOR / statistics.tokens)
     return found
 
 
-def _shared(readers: Sequence[tuple[np.ndarray, np.ndarray]], sizes: Iterable[int]) -> str:
+def _shared(readers: Sequence[tuple[np.ndarray, np.ndarray]], sizes: Iterable[int], prior: float) -> str:
     share = np.array(list(sizes), dtype=np.float64)
-    c, q = (_floored(np.stack(part)) for part in zip(*readers, strict=True))
+    seen, held = zip(*readers, strict=True)
+    c, q = _floored(np.stack(seen), prior), _floored(np.stack(held), _FLOOR)
     squared = np.ones(c.shape[1])
     for _ in range(_ROUNDS if len(c) > 1 else 1):
         up = share @ (c / (c / squared).sum(1, keepdims=True))
@@ -64,10 +69,9 @@ def _shared(readers: Sequence[tuple[np.ndarray, np.ndarray]], sizes: Iterable[in
     return to_text(np.rint(STEPS * np.log2(squared) / 2))
 
 
-def _floored(x: np.ndarray) -> np.ndarray:
-    """Rows with sum 1, each entry at least `_FLOOR` of the mean."""
-    x = x / x.sum(1, keepdims=True)
-    return np.asarray(x + _FLOOR / x.shape[1])
+def _floored(x: np.ndarray, share: float) -> np.ndarray:
+    """Rows with mean 1 before the share is added."""
+    return np.asarray(x / x.mean(1, keepdims=True) + share)
 
 
 def _whole(x: Tensor) -> np.ndarray:

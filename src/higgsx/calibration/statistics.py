@@ -1,5 +1,5 @@
-"""What was learned of every row of every weight: two numbers a row, and of every kind of layer how far the
-second order holds."""
+"""What was learned of every row of every weight: two numbers a row, and of every weight how far the second
+order holds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ UNITS = {"logits": "nats per token", "vectors": "relative squared error"}
 
 @dataclass(frozen=True)
 class Bend:
-    """How the loss of a kind of layer leaves the second order: `factor · (1 + slope · e)` times it.
+    """How the loss of a weight leaves the second order: `factor · (1 + slope · e)` times it.
 
     blocks  slope for codes with a scale for each block of inputs
     rows    slope for codes with one scale for a whole row, whose errors are less like white noise
@@ -35,7 +35,7 @@ class Statistics:
     tokens  positions that were scored
     unit    what ½ · Σ r · mse is: nats per token, or the relative squared error of the outputs
     text    what was read, in words
-    bends   kind of layer (`kind_of`) → how coarse errors differ; a kind without one is taken as straight
+    bends   parameter name → how coarse errors differ; without one it is taken as straight
     columns parameter name → float64 `[inputs]`: mean over tokens of |g|² · x_j², for channel scales; empty
             once those have been applied
     """
@@ -58,7 +58,7 @@ class Statistics:
         return self.weight(name, inputs) * error * self.bend(name).of(error, whole_rows)
 
     def bend(self, name: str) -> Bend:
-        return self.bends.get(kind_of(name), _STRAIGHT)
+        return self.bends.get(name, _STRAIGHT)
 
 
 _STRAIGHT = Bend()

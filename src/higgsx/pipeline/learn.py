@@ -175,7 +175,7 @@ def learning_seconds(source: Checkpoint, tokens: int) -> float:
     return _OPERATIONS * weights * tokens / speed
 
 
-_OPERATIONS = 24.0
+_OPERATIONS = 28.0
 """Operations for each weight and token: 2 forward, 2 backward, the rest is drawing text and measuring kinds
 of layers. As measured on a model of 0.5 B."""
 
@@ -187,7 +187,7 @@ def learning_cost(source: Checkpoint, handle: Checkable, tokens: int) -> tuple[i
 
 def advice(cost: tuple[int, float] | None, handle: Checkable) -> str:
     """What gradients would take and win, in one line; empty where nothing can be learned, and for speech,
-    where they have not been seen to win."""
+    where that takes clips."""
     if cost is None or handle.task.kind == "speech":
         return ""
     nbytes, seconds = cost
@@ -200,10 +200,7 @@ _WINS = "on models of 0.5 and 1.5 B they lowered the loss by 29 and 30 % at 4.25
 """As measured by benchmarks/fidelity.py, see docs/results.md."""
 
 
-_UNLIKE_SPEECH = (
-    "a model of 74 M weights then lost 0.207 instead of 0.075 without gradients; --calibration takes clips"
-)
-"""As measured at 4.25 bits on 32 clips of a reader, see docs/log.md."""
+_UNLIKE_SPEECH = "nobody sounds like them; --calibration takes clips"
 
 
 @dataclass(frozen=True)

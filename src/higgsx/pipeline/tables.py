@@ -31,7 +31,7 @@ from higgsx.pipeline.survey import Item, with_scales
 from higgsx.source.checkpoint import Checkpoint
 from higgsx.transforms import channels
 
-_FORMAT = "higgsx.cost_table.1"
+_FORMAT = "higgsx.cost_table.2"
 _R, _POWERS = ".r", ".powers"
 
 
@@ -100,7 +100,7 @@ def save(file: Path, table: CostTable, learned: Learned | None, request: Mapping
             "tokens": statistics.tokens,
             "unit": statistics.unit,
             "text": statistics.text,
-            "bends": {kind: [one.factor, one.blocks, one.rows] for kind, one in statistics.bends.items()},
+            "bends": {name: [one.factor, one.blocks, one.rows] for name, one in statistics.bends.items()},
             "scales": dict(learned.scales),
         }
     metadata = {
@@ -178,7 +178,7 @@ def _learned(file: Path, about: object, arrays: Mapping[str, torch.Tensor]) -> L
             int(data["tokens"]),
             str(data["unit"]),
             str(data["text"]),
-            {str(kind): Bend(*map(float, values)) for kind, values in data["bends"].items()},
+            {str(name): Bend(*map(float, values)) for name, values in data["bends"].items()},
         )
         return Learned(statistics, scales)
     except (FormatError, KeyError, TypeError, ValueError, AttributeError) as error:
