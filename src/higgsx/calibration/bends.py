@@ -80,10 +80,10 @@ def measure_bends(
 
         for done, kind in enumerate(largest, 1):
             parts = _parts(kinds[kind], weights)
-            coarse = [measured(names, COARSE) for names in parts]
-            fine, rows = measured(kinds[kind], FINE), measured(parts[0], COARSE_ROWS)
-            for names, bend in zip(parts, _fitted(fine, coarse, rows), strict=True):
-                if bend is not None:
+            fine = measured(kinds[kind], FINE)
+            coarse, rows = ([measured(names, code) for names in parts] for code in (COARSE, COARSE_ROWS))
+            if fine is not None:
+                for names, bend in zip(parts, _fitted(fine, coarse, rows), strict=True):
                     found.update(dict.fromkeys(names, bend))
             if progress is not None:
                 progress(done, len(largest))
@@ -114,27 +114,20 @@ def _parts(names: Sequence[str], weights: Mapping[str, float]) -> list[list[str]
     return parts
 
 
-def _fitted(fine: Point | None, coarse: Sequence[Point | None], rows: Point | None) -> list[Bend | None]:
+def _fitted(fine: Point, coarse: Sequence[Point | None], rows: Sequence[Point | None]) -> list[Bend]:
     """A bend for each part of a kind. Five digits, so that what they steer is stable.
 
-    fine    of all layers of the kind; without it there are none
+    fine    of all layers of the kind
     coarse  of each part; without it a part bends as all do
-    rows    of the first part, with one scale for a whole row: what that adds is taken to be the same share in
-            all parts
+    rows    of each part, with one scale for a whole row; without it they bend as blocks do
     """
-    if fine is None:
-        return [None] * len(coarse)
     factor, slope = _through(fine, [part for part in coarse if part is not None])
-    blocks = [slope if part is None else _bent(factor, part) for part in coarse]
-    of_rows = blocks
-    if rows is not None:
-        error = rows.error
-        share = (1 + _bent(factor, rows) * error) / (1 + blocks[0] * error)
-        of_rows = [_bounded((share * (1 + one * error) - 1) / error, _SLOPES) for one in blocks]
-    return [
-        Bend(*(float(f"{value:.5g}") for value in (factor, *slopes)))
-        for slopes in zip(blocks, of_rows, strict=True)
-    ]
+    found = []
+    for in_blocks, in_rows in zip(coarse, rows, strict=True):
+        of_blocks = slope if in_blocks is None else _bent(factor, in_blocks)
+        of_rows = of_blocks if in_rows is None else _bent(factor, in_rows)
+        found.append(Bend(*(float(f"{value:.5g}") for value in (factor, of_blocks, of_rows))))
+    return found
 
 
 def _through(fine: Point, coarse: Sequence[Point]) -> tuple[float, float]:
