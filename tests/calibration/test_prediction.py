@@ -84,6 +84,25 @@ def test_bends_of_white_noise_are_small(learned) -> None:
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
+def test_a_kind_whose_loss_is_not_a_number_has_no_bend(learned) -> None:
+    handle, model, batches, items, found = learned
+    inputs = {name: item.plain.matrix.inputs for name, item in items.items()}
+
+    @contextmanager
+    def coded(names, code):
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        before = {name: parameters[name].detach().clone() for name in names}
+        for name in names:
+            parameters[name].data.fill_(float("nan"))
+        try:
+            yield dict.fromkeys(names, 0.01)
+        finally:
+            for name, values in before.items():
+                parameters[name].data.copy_(values)
+
+    assert measure_bends(model, handle.task, batches, found, inputs, coded) == {}
+
+
 def point(error: float, ratio: float, expected: float = 1.0) -> Point:
     return Point(error, expected, ratio * expected)
 

@@ -55,7 +55,7 @@ def measure_bends(
     coded: Coded,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Bend]:
-    """Parameter name → its bend; without kinds whose loss cannot be told from rounding.
+    """Parameter name → its bend; without kinds whose loss is no positive number.
 
     model    as the sensitivities were taken from; changed by `coded` for a while
     batches  some of them are used, spread evenly: `MOST_TOKENS` positions, `MOST_NUMBERS` numbers, or one
