@@ -45,7 +45,8 @@ bool is_size(int64_t size) { return size >= 1 && size < int64_t{1} << 40; }
 int check(const Attention &a, const hgx_strides *const (&strides)[4]) {
   if (a.batch < 0 || a.queries < 0 || a.batch >= int64_t{1} << 40 || a.queries >= int64_t{1} << 40 ||
       !is_size(a.heads) || !is_size(a.kv_heads) || !is_size(a.keys) || !is_size(a.head_dim) || a.head_dim > 1024 ||
-      a.heads % a.kv_heads != 0 || !is_dtype(a.dtype) || (a.causal != 0 && a.causal != 1)) {
+      a.heads % a.kv_heads != 0 || !is_dtype(a.dtype) || (a.causal != 0 && a.causal != 1) ||
+      (a.mode != HGX_FLOAT && a.mode != HGX_INT16)) {
     return HGX_BAD_ARGUMENT;
   }
   if (a.batch == 0 || a.queries == 0) return HGX_OK;
@@ -63,9 +64,9 @@ int check(const Attention &a, const hgx_strides *const (&strides)[4]) {
 extern "C" int hgx_attention(int64_t batch, int64_t heads, int64_t kv_heads, int64_t queries, int64_t keys,
                              int64_t head_dim, const void *q, const void *k, const void *v, void *out, int dtype,
                              const hgx_strides *of_q, const hgx_strides *of_k, const hgx_strides *of_v,
-                             const hgx_strides *of_out, float scale, int causal) {
+                             const hgx_strides *of_out, float scale, int causal, int mode) {
   Attention attention{batch, heads, kv_heads, queries, keys, head_dim, q, k, v, out, dtype,
-                      {}, {}, {}, {}, scale, causal};
+                      {}, {}, {}, {}, scale, causal, mode};
   const int status = check(attention, {of_q, of_k, of_v, of_out});
   if (status != HGX_OK) return status;
   if (batch == 0 || queries == 0) return HGX_OK;

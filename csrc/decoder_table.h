@@ -16,7 +16,7 @@ struct Attention {
   int dtype;
   hgx_strides of_q, of_k, of_v, of_out;
   float scale;
-  int causal;
+  int causal, mode;
 };
 
 // One HGX_ATTEND. `in` and `out` point at the first head's column of token 0; `context` is rounded up to 16.

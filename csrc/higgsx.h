@@ -158,11 +158,19 @@ int hgx_lookup(const hgx_matrix *matrix, const int64_t *ids, int64_t count, void
 
 /* Attention over strided tensors, for models that run in torch. q [batch, heads, queries, head_dim], k and v
  * [batch, kv_heads, keys, head_dim], out like q; strides in elements of the first three dimensions, the last is 1.
- * causal: query i sees keys up to i + keys - queries. Same arithmetic as HGX_ATTEND below. */
+ * causal: query i sees keys up to i + keys - queries.
+ * mode FLOAT: the arithmetic of HGX_ATTEND below.
+ * mode INT16: the same, but products of whole numbers. round(x, top), with m = max |x|: the numbers are x * (top / m)
+ * to the nearest even, their scale m / top; numbers and scale are 0 where m < 2^-100, and the scale NaN where m is not
+ * finite. Queries (times f) and keys, each alone, with L = the largest whole number up to 8191 whose square times
+ * head_dim is below 2^31; values, each alone, with 8191. score = float(sum) * (scale of the key * scale of the
+ * query). p is added to the weights as it is; in each chunk of 64 keys, p times the values' scales is rounded with
+ * 4095, and the values become fma(float(sum), scale, values). */
 typedef struct hgx_strides { int64_t batch, head, row; } hgx_strides;
 int hgx_attention(int64_t batch, int64_t heads, int64_t kv_heads, int64_t queries, int64_t keys, int64_t head_dim,
                   const void *q, const void *k, const void *v, void *out, int dtype, const hgx_strides *of_q,
-                  const hgx_strides *of_k, const hgx_strides *of_v, const hgx_strides *of_out, float scale, int causal);
+                  const hgx_strides *of_k, const hgx_strides *of_v, const hgx_strides *of_out, float scale, int causal,
+                  int mode);
 
 /* A decoder as a list of steps ---------------------------------------------------------------------- */
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 Result = Mapping[str, Any]
 Figure = Callable[[Result], float | None]
-OURS4, OURS8 = "higgsx 4.5 bits", "higgsx 8 bits"
+OURS4, OURS8, SMALLER = "higgsx 4.5 bits", "higgsx 8 bits", "higgsx 4.25 bits"
 BF16 = "transformers bf16"
 
 TARGETS: dict[str, tuple[str, float, bool]] = {
@@ -20,6 +21,8 @@ TARGETS: dict[str, tuple[str, float, bool]] = {
     "gain_2bit": ("2 bits: (speed-up over our 4.25 bits − 1) / (byte ratio − 1)", 0.70, True),
     "prefill_128": ("prefill of 128 tokens at 4.5 bits over the best 4-bit peer", 1.3, True),
     "prefill_512": ("prefill of 512 tokens at 4.5 bits over the best 4-bit peer", 1.3, True),
+    "prefill_128_smaller": ("the same 128 tokens at 4.25 bits", 0, True),
+    "prefill_512_smaller": ("the same 512 tokens at 4.25 bits", 0, True),
     "prefill_128_of_peak": ("prefill of 128 tokens, share of the int8 multiply peak", 0.70, True),
     "prefill_512_of_peak": ("prefill of 512 tokens, share of the int8 multiply peak", 0.70, True),
     "decode_b8_over_b1": ("decode of 8 texts at once over one, 4.5 bits", 2.5, True),
@@ -27,6 +30,8 @@ TARGETS: dict[str, tuple[str, float, bool]] = {
     "load_warm_s": ("warm load with first token of 32 + 1, seconds, 4.5 bits", 0.3, False),
     "whisper_encoder_vs_fp32": ("Whisper encoder, 8 bits, PyTorch's attention, over fp32", 1.8, True),
     "whisper_encoder_vs_fp32_own": ("Whisper encoder, 8 bits, our attention, over fp32", 2.5, True),
+    "whisper_encoder_fast_vs_fp32": ("the same in one pass (`fast`), PyTorch's attention", 1.8, True),
+    "whisper_encoder_fast_vs_fp32_own": ("the same in one pass (`fast`), our attention", 2.5, True),
     "small_decode_vs_llama": (
         "small models, decode over llama.cpp at its best, the least of them",
         1.0,
@@ -112,7 +117,7 @@ def of_peak(part: Mapping[str, Any], key: str, length: int) -> float | None:
     return statistics.median(shares) if shares else None
 
 
-def gain(part: Mapping[str, Any], key: str, base: str = "higgsx 4.25 bits") -> float | None:
+def gain(part: Mapping[str, Any], key: str, base: str = SMALLER) -> float | None:
     rounds, metas = part["rounds"], part["contestants"]
     speed_up = ratio(rounds.get(key, ()), rounds.get(base, ()), decode(1))
     if speed_up is None:
@@ -135,6 +140,8 @@ def ratios_of(part: Mapping[str, Any]) -> dict[str, Any]:
     over("decode_b8_4bit", OURS4, 4, decode(8))
     over("prefill_128", OURS4, 4, prefill(128))
     over("prefill_512", OURS4, 4, prefill(512))
+    over("prefill_128_smaller", SMALLER, 4, prefill(128))
+    over("prefill_512_smaller", SMALLER, 4, prefill(512))
     rival = found["decode_b1_4bit_rival"]
     found["rival_fraction_4bit"] = fraction(part, rival) if rival else None
     found["bandwidth_fraction_4bit"] = fraction(part, OURS4)
@@ -174,11 +181,13 @@ def whisper_ratios(parts: Mapping[str, Any]) -> dict[str, Any]:
         def forward(one: Result) -> float | None:
             return one.get("forward_s")
 
-        for whose, tail in (("PyTorch's", ""), ("our", "_own")):
-            key = f"higgsx 8 bits, {whose} attention"
-            label = f"whisper_encoder{suffix}_vs_fp32{tail}"
+        for (passes, speed), (whose, tail) in product(
+            (("two passes", ""), ("one pass", "_fast")), (("PyTorch's", ""), ("our", "_own"))
+        ):
+            key = f"higgsx 8 bits, {passes}, {whose} attention"
+            label = f"whisper_encoder{suffix}{speed}_vs_fp32{tail}"
             found[label] = ratio(rounds.get("transformers fp32", ()), rounds.get(key, ()), forward)
-            if suffix:
+            if suffix and not speed:
                 peak = median(rounds.get(key, ()), memory)
                 found[f"whisper_large_peak_gb{tail}"] = None if peak is None else peak / 1e9
     return found

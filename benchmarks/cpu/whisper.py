@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ MODELS = {"whisper-base": 80, "whisper-large-v3-shape": 128}
 """Name: mel bands."""
 CLIP = SHARED / "data" / "lj-speech" / "LJ001-0001.wav"
 BITS = "8.13"
+PASSES = {"int8": "two passes", "fast": "one pass"}
+"""Precision: what it does with weights of 8 bits, in words."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +77,12 @@ def rows_of(folder: Path) -> tuple[list[Row], dict[str, str]]:
         "transformers dynamic INT8": lambda: Row("transformers dynamic INT8", folder, {"dynamic": True}),
         "OpenVINO fp32": lambda: theirs("fp32"),
         "OpenVINO int8": lambda: theirs("int8"),
-        "higgsx 8 bits, PyTorch's attention": lambda: Row(
-            "higgsx 8 bits, PyTorch's attention", ours(), {"ours": True, "attention": "sdpa"}
-        ),
-        "higgsx 8 bits, our attention": lambda: Row(
-            "higgsx 8 bits, our attention", ours(), {"ours": True, "attention": "higgsx"}
-        ),
     }
+    for precision, passes in PASSES.items():
+        for attention, whose in (("sdpa", "PyTorch's"), ("higgsx", "our")):
+            key = f"higgsx 8 bits, {passes}, {whose} attention"
+            options = {"ours": True, "attention": attention, "precision": precision}
+            makers[key] = partial(lambda key, options: Row(key, ours(), options), key, options)
     found, failed = [], {}
     for key, make in makers.items():
         try:

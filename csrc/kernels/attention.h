@@ -1,7 +1,7 @@
 // Attention: query rows over sections of keys, each in chunks; sections are joined in order.
 #pragma once
 
-#include "attention_tile.h"
+#include "attention_int16.h"
 #include "transpose.h"
 
 namespace decoder {
@@ -40,6 +40,32 @@ static Work work_in(void *memory, int64_t rows, int64_t dim, float limit) {
   work.keys = static_cast<float *>(carve(&scratch, CHUNK * dim * 4));
   work.values = static_cast<float *>(carve(&scratch, CHUNK * work.out_row * 4));
   return work;
+}
+
+// Beside work_bytes, for whole numbers.
+HGX_INLINE int64_t whole_bytes(int64_t rows, int64_t dim) {
+  const int64_t pairs = (dim + 1) / 2, sizes[] = {
+    rows * pairs * 4, rows * 4, CHUNK * pairs * 4, CHUNK / 2 * whole(dim, 16) * 4, CHUNK * 4, CHUNK * 4};
+  int64_t bytes = 0;
+  for (const int64_t size : sizes) bytes += whole(size, SCRATCH_ALIGN);
+  return bytes;
+}
+
+// memory: what follows that of `work`, whose queries are scaled.
+static Whole whole_in(void *memory, const Work &work) {
+  char *scratch = static_cast<char *>(memory) + work_bytes(work.rows, work.dim);
+  Whole made;
+  made.pairs = (work.dim + 1) / 2;
+  made.q = static_cast<int32_t *>(carve(&scratch, work.rows * made.pairs * 4));
+  made.q_scale = static_cast<float *>(carve(&scratch, work.rows * 4));
+  made.keys = static_cast<int32_t *>(carve(&scratch, CHUNK * made.pairs * 4));
+  made.values = static_cast<int32_t *>(carve(&scratch, CHUNK / 2 * work.out_row * 4));
+  made.key_scale = static_cast<float *>(carve(&scratch, CHUNK * 4));
+  made.value_scale = static_cast<float *>(carve(&scratch, CHUNK * 4));
+  for (int64_t r = 0; r < work.rows; ++r) {
+    whole_query(work.q + r * work.dim, work.dim, made.pairs, made.q + r * made.pairs, made.q_scale + r);
+  }
+  return made;
 }
 
 // Keys that any row sees.
@@ -146,6 +172,7 @@ template <class T>
 struct Strided {
   const T *keys, *values;
   int64_t key_row, value_row, count_of_keys;
+  const Whole *whole_numbers;  // NULL: binary32
 
   void over(const Work &work, int64_t begin, int count) const {
     for (int j = 0; j < count; j += 16) {
@@ -162,6 +189,11 @@ struct Strided {
     // values are copied even where they are binary32: rows far apart share few places in the nearest cache
     copy_values(values + begin * value_row, value_row, count, work.dim, work.out_row, work.values);
     announce(begin + count, work.dim);
+    if (whole_numbers != nullptr) {
+      whole_keys(work.keys, (count + 15) / 16, work.dim, *whole_numbers);
+      whole_values(work.values, count, work.out_row, *whole_numbers);
+      return tiles(*whole_numbers, begin, count, work);
+    }
     const Piece<float> piece = {work.keys, work.values, 16 * work.dim, work.out_row};
     tiles(piece, begin, count, work);
   }

@@ -104,11 +104,12 @@ struct alignas(64) Row {
   float reference;
 };
 
-// Scores in blocks first .. last - 1 become weights 2^(score - reference). The reference becomes the chunk's maximum
-// where that is more than SLACK above it. Returns what the row's earlier sums are to be multiplied by.
-HGX_INLINE float soften_blocks(Row *row, int first, int last, float *s) {
-  F top = f_load(s + 16 * first);
-  for (int c = first + 1; c < last; ++c) top = f_max(top, f_load(s + 16 * c));
+// N vectors of scores become weights 2^(score - reference). The reference becomes their maximum where that is more
+// than SLACK above it. Returns what the row's earlier sums are to be multiplied by.
+template <int N>
+HGX_INLINE float soften_vectors(Row *row, F (&s)[N]) {
+  F top = s[0];
+  HGX_UNROLL for (int c = 1; c < N; ++c) top = f_max(top, s[c]);
   F base = f_set(row->reference), weight = f_load(row->weight);
   float factor = 1.0f;
   if (any_less(f_add(base, f_set(SLACK)), top)) {
@@ -118,27 +119,56 @@ HGX_INLINE float soften_blocks(Row *row, int first, int last, float *s) {
     row->reference = now;
     base = f_set(now);
   }
-  for (int c = first; c < last; ++c) {
-    const F p = exp2_of(f_sub(f_load(s + 16 * c), base));
-    f_store(s + 16 * c, p);
-    weight = f_add(weight, p);
+  HGX_UNROLL for (int c = 0; c < N; ++c) {
+    s[c] = exp2_of(f_sub(s[c], base));
+    weight = f_add(weight, s[c]);
   }
   f_store(row->weight, weight);
   return factor;
 }
 
-// The same for keys from .. to - 1 of the chunk; others in their blocks get the weight 0.
-static float soften(Row *row, int from, int to, float limit, float *s) {
-  if (from == 0 && to == CHUNK && limit == 0.0f) return soften_blocks(row, 0, CHUNK / 16, s);
-  const int first = from / 16, last = (to + 15) / 16;
+// The scores of keys outside from .. to - 1, in the blocks that these touch, become -infinity; limit caps the others.
+HGX_INLINE void hide(int from, int to, float limit, float *s) {
+  const int first = from / 16 * 16, last = (to + 15) / 16 * 16;
   if (limit != 0.0f) {
-    for (int c = first; c < last; ++c) {
-      f_store(s + 16 * c, f_mul(cap_of(f_load(s + 16 * c), limit), f_set(0x1.715476p+0f)));
+    for (int j = first; j < last; j += 16) {
+      f_store(s + j, f_mul(cap_of(f_load(s + j), limit), f_set(0x1.715476p+0f)));
     }
   }
-  for (int j = 16 * first; j < from; ++j) s[j] = -__builtin_inff();
-  for (int j = to; j < 16 * last; ++j) s[j] = -__builtin_inff();
-  return soften_blocks(row, first, last, s);
+  for (int j = first; j < from; ++j) s[j] = -__builtin_inff();
+  for (int j = to; j < last; ++j) s[j] = -__builtin_inff();
+}
+
+// `job.over<N>(first block)` for the N blocks of a chunk with keys from .. to - 1.
+template <class Job>
+HGX_INLINE float over_blocks(int from, int to, const Job &job) {
+  const int first = from / 16;
+  switch ((to + 15) / 16 - first) {
+    case 1: return job.template over<1>(first);
+    case 2: return job.template over<2>(first);
+    case 3: return job.template over<3>(first);
+    default: return job.template over<4>(first);
+  }
+}
+
+struct Softened {
+  Row *row;
+  float *s;
+
+  template <int N>
+  float over(int first) const {
+    F x[N];
+    HGX_UNROLL for (int c = 0; c < N; ++c) x[c] = f_load(s + 16 * (first + c));
+    const float factor = soften_vectors(row, x);
+    HGX_UNROLL for (int c = 0; c < N; ++c) f_store(s + 16 * (first + c), x[c]);
+    return factor;
+  }
+};
+
+// Scores of keys from .. to - 1 of the chunk become weights; others in their blocks get the weight 0.
+static float soften(Row *row, int from, int to, float limit, float *s) {
+  hide(from, to, limit, s);
+  return over_blocks(from, to, Softened{row, s});
 }
 
 // A row's sums over one section, or over several.
@@ -170,66 +200,78 @@ HGX_INLINE int inside(int64_t key, int64_t begin, int count) {
   return offset < 0 ? 0 : offset > count ? count : static_cast<int>(offset);
 }
 
+// What R rows see of a chunk: keys from[r] .. to[r] - 1 each, least .. most - 1 any, common_from .. common_to - 1 all.
+template <int R>
+struct Seen {
+  int from[R], to[R], least, most, common_from, common_to;
+};
+
+template <int R>
+HGX_INLINE Seen<R> seen_by(const Span *spans, int64_t begin, int count) {
+  Seen<R> seen;
+  seen.least = seen.common_to = count;
+  seen.most = seen.common_from = 0;
+  for (int r = 0; r < R; ++r) {
+    const int from = inside(spans[r].from, begin, count), to = inside(spans[r].to, begin, count);
+    seen.from[r] = from;
+    seen.to[r] = to;
+    seen.common_from = from > seen.common_from ? from : seen.common_from;
+    seen.common_to = to < seen.common_to ? to : seen.common_to;
+    if (from >= to) continue;
+    seen.least = from < seen.least ? from : seen.least;
+    seen.most = to > seen.most ? to : seen.most;
+  }
+  return seen;
+}
+
+HGX_INLINE void scale_row(float *x, int64_t n, float factor) {
+  for (int64_t i = 0; i < n; i += 16) f_store(x + i, f_mul(f_load(x + i), f_set(factor)));
+}
+
 // R rows from row `first` on, over `count` keys that begin at `begin`.
 template <int R, class T>
 static void tile(const Piece<T> &piece, int64_t begin, int count, const Work &work, int64_t first) {
   const int64_t dim = work.dim, out_row = work.out_row;
-  const Span *const spans = work.spans + first;
   const float *const q = work.q + first * dim;
   float *const out = work.part + first * out_row;
-  int from[R], to[R], least = count, most = 0, common_from = 0, common_to = count;
-  for (int r = 0; r < R; ++r) {
-    from[r] = inside(spans[r].from, begin, count);
-    to[r] = inside(spans[r].to, begin, count);
-    common_from = from[r] > common_from ? from[r] : common_from;
-    common_to = to[r] < common_to ? to[r] : common_to;
-    if (from[r] >= to[r]) continue;
-    least = from[r] < least ? from[r] : least;
-    most = to[r] > most ? to[r] : most;
-  }
-  if (least >= most) return;
+  const Seen<R> seen = seen_by<R>(work.spans + first, begin, count);
+  if (seen.least >= seen.most) return;
   alignas(64) float s[R * CHUNK];
   constexpr int C = TILE_VECTORS<R>;
-  int block = least / 16;
-  const int blocks = (most + 15) / 16;
+  int block = seen.least / 16;
+  const int blocks = (seen.most + 15) / 16;
   for (; block + C <= blocks; block += C) scores<R, C>(piece, block, q, dim, dim, s);
   for (; block < blocks; ++block) scores<R, 1>(piece, block, q, dim, dim, s);
   for (int r = 0; r < R; ++r) {
-    if (from[r] >= to[r]) continue;
-    const float factor = soften(work.state + first + r, from[r], to[r], work.limit, s + r * CHUNK);
-    if (factor == 1.0f) continue;
-    for (int64_t i = 0; i < out_row; i += 16) {
-      f_store(out + r * out_row + i, f_mul(f_load(out + r * out_row + i), f_set(factor)));
-    }
+    if (seen.from[r] >= seen.to[r]) continue;
+    const float factor = soften(work.state + first + r, seen.from[r], seen.to[r], work.limit, s + r * CHUNK);
+    if (factor != 1.0f) scale_row(out + r * out_row, out_row, factor);
   }
-  if (common_from >= common_to) {
-    for (int r = 0; r < R; ++r) {
-      if (from[r] < to[r]) weigh_all<1>(piece, from[r], to[r], s + r * CHUNK, out + r * out_row, out_row);
-    }
+  const auto alone = [&](int r, int from, int to) {
+    if (from < to) weigh_all<1>(piece, from, to, s + r * CHUNK, out + r * out_row, out_row);
+  };
+  if (seen.common_from >= seen.common_to) {
+    for (int r = 0; r < R; ++r) alone(r, seen.from[r], seen.to[r]);
     return;
   }
-  for (int r = 0; r < R; ++r) {
-    if (from[r] < common_from) weigh_all<1>(piece, from[r], common_from, s + r * CHUNK, out + r * out_row, out_row);
-  }
-  weigh_all<R>(piece, common_from, common_to, s, out, out_row);
-  for (int r = 0; r < R; ++r) {
-    if (common_to < to[r]) weigh_all<1>(piece, common_to, to[r], s + r * CHUNK, out + r * out_row, out_row);
-  }
+  for (int r = 0; r < R; ++r) alone(r, seen.from[r], seen.common_from);
+  weigh_all<R>(piece, seen.common_from, seen.common_to, s, out, out_row);
+  for (int r = 0; r < R; ++r) alone(r, seen.common_to, seen.to[r]);
 }
 
-// All rows over one chunk, in tiles.
-template <class T>
-static void tiles(const Piece<T> &piece, int64_t begin, int count, const Work &work) {
+// All rows over one chunk, in tiles. chunk: a Piece, or Whole.
+template <class Chunk>
+static void tiles(const Chunk &chunk, int64_t begin, int count, const Work &work) {
   for (int64_t r = 0; r < work.rows;) {
     const int64_t left = work.rows - r;
     const int height = static_cast<int>(left <= TILE_ROWS ? left : left < TILE_ROWS + 3 ? 4 : TILE_ROWS);
     switch (height) {
-      case 1: tile<1>(piece, begin, count, work, r); break;
-      case 2: tile<2>(piece, begin, count, work, r); break;
-      case 3: tile<3>(piece, begin, count, work, r); break;
-      case 4: tile<4>(piece, begin, count, work, r); break;
-      case 5: tile<5>(piece, begin, count, work, r); break;
-      default: tile<6>(piece, begin, count, work, r);
+      case 1: tile<1>(chunk, begin, count, work, r); break;
+      case 2: tile<2>(chunk, begin, count, work, r); break;
+      case 3: tile<3>(chunk, begin, count, work, r); break;
+      case 4: tile<4>(chunk, begin, count, work, r); break;
+      case 5: tile<5>(chunk, begin, count, work, r); break;
+      default: tile<6>(chunk, begin, count, work, r);
     }
     r += height;
   }

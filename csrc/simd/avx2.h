@@ -126,6 +126,12 @@ HGX_INLINE void f_to_s8(int8_t *p, F x) {
   const __m128i high = _mm_packs_epi32(_mm256_castsi256_si128(i.b), _mm256_extracti128_si256(i.b, 1));
   _mm_storeu_si128((__m128i *)p, _mm_packs_epi16(low, high));
 }
+/* The same to 16 bits; |x| <= 32767. */
+HGX_INLINE void f_to_s16(int16_t *p, F x) {
+  const I i = f_to_i(x);
+  const __m256i pairs = _mm256_packs_epi32(i.a, i.b);
+  _mm256_storeu_si256((__m256i *)p, _mm256_permute4x64_epi64(pairs, 0xd8));
+}
 HGX_INLINE float f_sum(F x) {
   const __m256 h = _mm256_add_ps(x.a, x.b);
   const __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
@@ -288,6 +294,17 @@ HGX_INLINE I i_dot(I acc, B w, int32_t q) {
            h_dot(acc.b, _mm256_abs_epi8(w.b), _mm256_sign_epi8(value, w.b))};
 }
 #endif
+
+/* acc[lane] += low w[lane] * low q + high w[lane] * high q: halves of 16 bits, no sum beyond 32. */
+HGX_INLINE I i_dot_pairs(I acc, I w, int32_t q) {
+  const __m256i value = _mm256_set1_epi32(q);
+#ifdef HGX_AVXVNNI
+  return I{_mm256_dpwssd_avx_epi32(acc.a, w.a, value), _mm256_dpwssd_avx_epi32(acc.b, w.b, value)};
+#else
+  return I{_mm256_add_epi32(acc.a, _mm256_madd_epi16(w.a, value)),
+           _mm256_add_epi32(acc.b, _mm256_madd_epi16(w.b, value))};
+#endif
+}
 
 HGX_INLINE void prefetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T1); }
 HGX_INLINE void prefetch_near(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T0); }

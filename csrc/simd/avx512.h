@@ -69,6 +69,8 @@ HGX_INLINE F f_from_u8(const uint8_t *p) {
 }
 /* Rounded to nearest even and narrowed; |x| <= 127. */
 HGX_INLINE void f_to_s8(int8_t *p, F x) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(f_to_i(x))); }
+/* The same to 16 bits; |x| <= 32767. */
+HGX_INLINE void f_to_s16(int16_t *p, F x) { _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(f_to_i(x))); }
 HGX_INLINE float f_sum8(__m256 h) {
   const __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
   const __m128 d = _mm_add_ps(q, _mm_movehl_ps(q, q));
@@ -211,6 +213,15 @@ HGX_INLINE I i_dot(I acc, B w, int32_t q) {
   return _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
 }
 #endif
+
+/* acc[lane] += low w[lane] * low q + high w[lane] * high q: halves of 16 bits, no sum beyond 32. */
+HGX_INLINE I i_dot_pairs(I acc, I w, int32_t q) {
+#ifdef HGX_VNNI
+  return _mm512_dpwssd_epi32(acc, w, i_set(q));
+#else
+  return _mm512_add_epi32(acc, _mm512_madd_epi16(w, i_set(q)));
+#endif
+}
 
 /* Into the second-level cache: it holds more requests than the first, which a hardware prefetcher fills. */
 HGX_INLINE void prefetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T1); }

@@ -125,6 +125,11 @@ HGX_INLINE void f_to_s8(int8_t *p, F x) {
   const int16x8_t high = vcombine_s16(vmovn_s32(whole.v[2]), vmovn_s32(whole.v[3]));
   vst1q_s8(p, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
 }
+/* The same to 16 bits; |x| <= 32767. */
+HGX_INLINE void f_to_s16(int16_t *p, F x) {
+  const I whole = f_to_i(x);
+  for (int k = 0; k < 4; ++k) vst1_s16(p + 4 * k, vmovn_s32(whole.v[k]));
+}
 HGX_INLINE float f_sum(F x) {
   const float32x4_t q = vaddq_f32(vaddq_f32(x.v[0], x.v[2]), vaddq_f32(x.v[1], x.v[3]));
   const float32x2_t d = vadd_f32(vget_low_f32(q), vget_high_f32(q));
@@ -242,6 +247,16 @@ HGX_INLINE I i_dot(I acc, B w, int32_t q) {
   HGX_EACH(I, i_dot4(acc.v[k], vreinterpretq_s8_u8(w.v[k]), value));
 }
 HGX_INLINE I i_dot_small(I acc, B w, int32_t q) { return i_dot(acc, w, q); }
+
+/* acc[lane] += low w[lane] * low q + high w[lane] * high q: halves of 16 bits, no sum beyond 32. */
+HGX_INLINE int32x4_t i_dot2(int32x4_t acc, int16x8_t w, int16x8_t q) {
+  const int32x4_t low = vmull_s16(vget_low_s16(w), vget_low_s16(q)), high = vmull_high_s16(w, q);
+  return vaddq_s32(acc, vpaddq_s32(low, high));
+}
+HGX_INLINE I i_dot_pairs(I acc, I w, int32_t q) {
+  const int16x8_t value = vreinterpretq_s16_s32(vdupq_n_s32(q));
+  HGX_EACH(I, i_dot2(acc.v[k], vreinterpretq_s16_s32(w.v[k]), value));
+}
 
 HGX_INLINE void prefetch(const void *p) { __builtin_prefetch(p); }
 HGX_INLINE void prefetch_near(const void *) {}

@@ -142,6 +142,10 @@ HGX_INLINE F f_from_u8(const uint8_t *p) { HGX_LANES(F, static_cast<float>(p[l])
 HGX_INLINE void f_to_s8(int8_t *p, F x) {
   for (int l = 0; l < 16; ++l) p[l] = static_cast<int8_t>(s_to_i(x.v[l]));
 }
+/* The same to 16 bits; |x| <= 32767. */
+HGX_INLINE void f_to_s16(int16_t *p, F x) {
+  for (int l = 0; l < 16; ++l) p[l] = static_cast<int16_t>(s_to_i(x.v[l]));
+}
 HGX_INLINE float f_sum(F x) {
   for (int half = 8; half; half /= 2) {
     for (int l = 0; l < half; ++l) x.v[l] = x.v[l] + x.v[l + half];
@@ -253,6 +257,12 @@ HGX_INLINE I i_dot(I acc, B w, int32_t quad) {
   HGX_LANES(I, acc.v[l] + w.v[4 * l] * q[0] + w.v[4 * l + 1] * q[1] + w.v[4 * l + 2] * q[2] + w.v[4 * l + 3] * q[3]);
 }
 HGX_INLINE I i_dot_small(I acc, B w, int32_t quad) { return i_dot(acc, w, quad); }
+
+/* acc[lane] += low w[lane] * low q + high w[lane] * high q: halves of 16 bits, no sum beyond 32. */
+HGX_INLINE I i_dot_pairs(I acc, I w, int32_t pair) {
+  const int32_t low = static_cast<int16_t>(pair & 0xffff), high = pair >> 16;
+  HGX_LANES(I, acc.v[l] + static_cast<int16_t>(w.v[l] & 0xffff) * low + (w.v[l] >> 16) * high);
+}
 
 HGX_INLINE void prefetch(const void *p) { __builtin_prefetch(p); }
 HGX_INLINE void prefetch_near(const void *) {}

@@ -42,13 +42,14 @@ void drive_attention(int rounds) {
     const int64_t keys = random.pick(lengths), width = random.pick(widths);
     const int64_t queries = 1 + random.below(keys);
     const int dtype = static_cast<int>(random.below(3)), causal = static_cast<int>(random.below(2));
+    const int mode = random.below(2) == 1 ? HGX_INT16 : HGX_FLOAT;
     const Tensor q = tensor(random, batch, heads, queries, width, dtype, true);
     const Tensor k = tensor(random, batch, kv_heads, keys, width, dtype, true);
     const Tensor v = tensor(random, batch, kv_heads, keys, width, dtype, true);
     const Tensor shape = tensor(random, batch, heads, queries, width, dtype, false);
     const std::string name = "attention " + std::to_string(heads) + "/" + std::to_string(kv_heads) + " heads " +
                              std::to_string(queries) + " of " + std::to_string(keys) + " width " +
-                             std::to_string(width) + " dtype " + std::to_string(dtype);
+                             std::to_string(width) + " dtype " + std::to_string(dtype) + " mode " + std::to_string(mode);
     Bytes expected;
     for (int tier = 0; tier < count; ++tier) {
       for (int threads = 1; threads <= 3; threads += 2) {
@@ -58,7 +59,7 @@ void drive_attention(int rounds) {
         Bytes out(shape.bytes.size());
         CHECK_OK(hgx_attention(batch, heads, kv_heads, queries, keys, width, q.bytes.data(), k.bytes.data(),
                                v.bytes.data(), out.data(), dtype, &q.strides, &k.strides, &v.strides, &shape.strides,
-                               0.3f, causal),
+                               0.3f, causal, mode),
                  where);
         if (expected.size() == 0) {
           expected = std::move(out);
@@ -73,7 +74,7 @@ void drive_attention(int rounds) {
     CHECK_OK(hgx_attention(batch, heads, kv_heads, 1, keys, width,
                            q.bytes.data() + (queries - 1) * q.strides.row * item, k.bytes.data(), v.bytes.data(),
                            alone.data() + (queries - 1) * shape.strides.row * item, dtype, &q.strides, &k.strides,
-                           &v.strides, &shape.strides, 0.3f, causal),
+                           &v.strides, &shape.strides, 0.3f, causal, mode),
              name);
     for (int64_t b = 0; b < batch; ++b)
       for (int64_t h = 0; h < heads; ++h) {

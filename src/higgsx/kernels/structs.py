@@ -135,7 +135,7 @@ PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "hgx_lookup": (_INT, (_AT, _AT, _LONG, _AT, _INT, _LONG)),
     "hgx_attention": (
         _INT,
-        (*(_LONG,) * 6, *(_AT,) * 4, _INT, *(_AT,) * 4, c_float, _INT),
+        (*(_LONG,) * 6, *(_AT,) * 4, _INT, *(_AT,) * 4, c_float, _INT, _INT),
     ),
     "hgx_run": (_INT, (_AT, _LONG, _AT, _LONG, _AT, _AT, _AT, _AT, _LONG)),
     "hgx_probe_read": (ctypes.c_uint64, (_AT, _LONG)),

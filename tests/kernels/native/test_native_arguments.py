@@ -205,11 +205,12 @@ def test_attention_arguments() -> None:
     ones = np.ones((2, 4, 6, 8), np.float32)
     out = machine.poisoned((2, 4, 6, 8), np.float32)
     strides = structs.Strides(192, 48, 8)
-    good: list[object] = [2, 4, 2, 6, 6, 8, ones, ones, ones, out, 0, *[strides] * 4, 1.0, 0]
+    good: list[object] = [2, 4, 2, 6, 6, 8, ones, ones, ones, out, 0, *[strides] * 4, 1.0, 0, structs.FLOAT]
     bad = [
         (0, -1), (1, 0), (1, -4), (2, 0), (2, 3), (2, -2), (3, -1), (4, 0), (4, -1), (5, 0), (5, -8),
         (5, BIG), (6, None), (7, None), (8, None), (9, None), (10, 3), (10, -1), (11, None), (12, None),
         (13, None), (14, None), (0, BIG), (1, BIG), (4, BIG), (3, BIG), (16, 2),
+        (17, structs.INT8), (17, 0), (17, structs.FLOAT | structs.INT16),
         (11, structs.Strides(BIG, 1, 1)),
     ]  # fmt: skip
     for index, value in bad:
@@ -217,7 +218,7 @@ def test_attention_arguments() -> None:
         arguments[index] = value
         assert machine.call("hgx_attention", *arguments) != structs.OK, (index, value)
         assert (out.view(np.uint8) == 0xFF).all()
-    assert machine.call("hgx_attention", *good[:3], 7, *good[4:-1], 1) != structs.OK, (
+    assert machine.call("hgx_attention", *good[:3], 7, *good[4:-2], 1, structs.FLOAT) != structs.OK, (
         "a query that sees no key"
     )
 

@@ -16,13 +16,19 @@ EPS = 2.0**-24
 
 
 def _attend(
-    q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, cap: float = 0.0
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, cap: float = 0.0, whole: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One query over keys in binary64, and a bound on the error of binary32."""
+    """One query over keys in binary64, and a bound on the error of binary32. whole: on that of numbers of 16
+    bits, a query, key or value with a scale of its own, weights with one for each chunk of 64 keys."""
     q, k, v = (part.astype(np.float64) for part in (q, k, v))
     scores = scale * (k @ q)
     # a sum of head_dim products in chains of some length, then scaled; e^x turns it into a relative error
     error = EPS * (len(q) + 8) * abs(scale) * (np.abs(k) @ np.abs(q)) + EPS * 8 * np.abs(scores)
+    top = min(8191, int(np.sqrt((2**31 - 1) / len(q))))
+    steps = [np.abs(part).max(-1, keepdims=True) * (0.51 / top) for part in (q, k)]
+    if whole:
+        error = error + abs(scale) * (np.abs(k) @ steps[0].repeat(len(q)) + steps[1][:, 0] * np.abs(q).sum())
+        error = error + abs(scale) * len(q) * float(steps[0][0]) * steps[1][:, 0]
     if cap:
         scores = cap * np.tanh(scores / cap)
         error = error + EPS * 16 * np.abs(scores)
@@ -32,7 +38,15 @@ def _attend(
     # every weight is off by its score's error, by that of the largest, by e^x and by the sum over keys
     chain = EPS * (np.log2(len(k) + 1) + len(k) / 4 + 16)
     bound = weights @ (np.abs(v) * (error + error.max())[:, None]) + 2 * chain * size
-    return weights @ v, bound + weights @ (np.abs(v) * error[:, None]) + size * (weights @ error) + 1e-30
+    bound = bound + weights @ (np.abs(v) * error[:, None]) + size * (weights @ error) + 1e-30
+    if whole:
+        scales = np.abs(v).max(-1) / 8191
+        bound = 1.01 * bound + 0.51 * (weights @ scales)
+        for begin in range(0, len(k), 64):
+            part = slice(begin, begin + 64)
+            step = (weights[part] * scales[part]).max() * (0.51 / 4095)
+            bound = bound + step * (np.abs(v[part]) / np.maximum(scales[part, None], 1e-30)).sum(0)
+    return weights @ v, bound
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
@@ -129,7 +143,8 @@ def _strides(array: np.ndarray) -> Strides:
 
 @pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
 @pytest.mark.parametrize("causal", [0, 1])
-def test_over_tensors(tier: str, dtype: str, causal: int) -> None:
+@pytest.mark.parametrize("mode", [structs.FLOAT, structs.INT16])
+def test_over_tensors(tier: str, dtype: str, causal: int, mode: int) -> None:
     rng = np.random.default_rng(52)
     for batch, heads, kv_heads, queries, keys, head_dim in (
         (1, 1, 1, 1, 1, 1), (2, 4, 2, 5, 9, 16), (1, 3, 3, 33, 33, 20), (3, 2, 1, 1, 70, 64),
@@ -149,6 +164,7 @@ def test_over_tensors(tier: str, dtype: str, causal: int) -> None:
                     machine.call(
                         "hgx_attention", batch, heads, kv_heads, queries, keys, head_dim, q, k, v, out,
                         machine.DTYPES[dtype], *(_strides(part) for part in (q, k, v, out)), 0.3, causal,
+                        mode,
                     )
                 )  # fmt: skip
             results.append(out)
@@ -162,6 +178,58 @@ def test_over_tensors(tier: str, dtype: str, causal: int) -> None:
                 for i in range(0, queries, 1 + queries // 5):
                     seen = slice(0, i + keys - queries + 1 if causal else keys)
                     of = h // (heads // kv_heads)
-                    y, bound = _attend(qs[b, h, i], ks[b, of, seen], vs[b, of, seen], float(np.float32(0.3)))
+                    seen_by = qs[b, h, i], ks[b, of, seen], vs[b, of, seen]
+                    y, bound = _attend(*seen_by, float(np.float32(0.3)), whole=mode == structs.INT16)
                     error = np.abs(outs[b, h, i] - y)
                     assert (error <= bound + step_of * np.abs(y) + 1e-7 * (dtype == "f16")).all(), (b, h, i)
+
+
+def _over(q: np.ndarray, k: np.ndarray, v: np.ndarray, causal: int, mode: int = structs.INT16) -> np.ndarray:
+    """`[heads, queries, head_dim]` of one batch in binary32."""
+    out = machine.poisoned(q.shape, np.float32)
+    strides = [_strides(part[None]) for part in (q, k, v, out)]
+    sizes = 1, len(q), len(k), q.shape[1], k.shape[1], q.shape[2]
+    machine.ok(machine.call("hgx_attention", *sizes, q, k, v, out, structs.F32, *strides, 0.3, causal, mode))
+    return out
+
+
+def test_whole_numbers_are_the_same_on_every_tier_and_for_every_company(tier: str) -> None:
+    """Bit for bit: all queries at once, each alone, and keys that are not seen, whatever they hold."""
+    rng = np.random.default_rng(53)
+    for heads, kv_heads, keys, head_dim in ((2, 1, 130, 64), (3, 3, 40, 17), (4, 2, 70, 80), (1, 1, 65, 128)):
+        q, k, v = (
+            np.exp(rng.standard_normal((count, keys, head_dim)) * 2).astype(np.float32)
+            * rng.choice([-1, 1], (count, keys, head_dim)).astype(np.float32)
+            for count in (heads, kv_heads, kv_heads)
+        )
+        v[:, 3] = 0
+        k[:, 5] *= 1e-33
+        for causal in (0, 1):
+            out = _over(q, k, v, causal)
+            assert np.isfinite(out).all()
+            with machine.using("scalar", 1):
+                assert same(_over(q, k, v, causal), out), (heads, keys, head_dim, causal)
+        for row in range(0, keys, 7):
+            seen = np.ascontiguousarray
+            alone = _over(seen(q[:, row : row + 1]), seen(k[:, : row + 1]), seen(v[:, : row + 1]), 0)
+            assert same(alone[:, 0], out[:, row]), (heads, keys, head_dim, row)
+        later = k.copy(), v.copy()
+        for part in later:
+            part[:, keys // 2 :] = np.nan
+        assert same(_over(q, *later, 1)[:, : keys // 2], out[:, : keys // 2])
+
+
+def test_whole_numbers_of_what_is_not_finite(tier: str) -> None:
+    """It reaches whoever sees it, and nobody else."""
+    rng = np.random.default_rng(54)
+    for where in range(3):
+        for bad in (np.inf, -np.inf, np.nan):
+            parts = [rng.standard_normal((1, 20, 16)).astype(np.float32) for _ in range(3)]
+            clean = _over(*parts, 1)
+            parts[where][0, 7, 3] = bad
+            out = _over(*parts, 1)
+            lost = np.isnan(out[0]).any(-1)
+            assert lost.tolist() == (
+                [row == 7 for row in range(20)] if where == 0 else [row >= 7 for row in range(20)]
+            )
+            assert same(out[0][~lost], clean[0][~lost])

@@ -102,6 +102,7 @@ def test_attention(tier: str, at: str) -> None:
                         *strides,
                         0.3,
                         number % 2,
+                        (structs.FLOAT, structs.INT16)[number // 2 % 2],
                     )
                 )
                 results.append(out)

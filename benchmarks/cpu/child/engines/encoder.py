@@ -18,8 +18,11 @@ class Torch:
         transformers.logging.set_verbosity_error()
         torch.set_num_threads(threads)
         if options.get("ours"):
+            import os
+
             import higgsx
 
+            os.environ["HIGGSX_PRECISION"] = options["precision"]  # read at the first product
             model = higgsx.load(path, packed=True)[0]
             if options.get("attention"):
                 model.set_attn_implementation(options["attention"])
