@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from higgsx.calibration.frozen import frozen
+from higgsx.calibration.replay import Replay
 from higgsx.calibration.statistics import Bend, Statistics, kind_of
 from higgsx.tasks import NO_LABEL, Task
 
@@ -70,10 +71,12 @@ def measure_bends(
     some = _spread(task, batches)
     found: dict[str, Bend] = {}
     with torch.no_grad(), frozen(model):
-        before = [_said(task, model, batch) for batch in some]
+        replay = Replay(model)
+        with replay.recording(len(some)):
+            before = [_said(task, model, batch) for batch in some]
 
         def measured(names: Sequence[str], code: str) -> Point | None:
-            with coded(names, code) as errors:
+            with coded(names, code) as errors, replay.changed(names):
                 expected = sum(weights[name] * error for name, error in errors.items())
                 loss = _loss(model, task, some, before) if expected > 0 else 0.0
             return Point(sum(errors.values()) / len(errors), expected, loss) if 0 < loss < inf else None
