@@ -160,9 +160,9 @@ struct WholeSoftened {
   }
 };
 
-// out[r] += scale[r] * sum of p[r][j] times value j, over pairs from .. to - 1.
+// out[r] += scale[r] * sum of p[r][j] times value j, over pairs of j from .. to - 1.
 template <int R, int C>
-static void whole_weigh(const Whole &whole, int from, int to, const int32_t *p, const float *scale, int64_t column,
+static void whole_weigh(const Whole &whole, int from, int to, const int16_t *p, const float *scale, int64_t column,
                         float *out, int64_t out_row) {
   I acc[R][C];
   HGX_UNROLL for (int r = 0; r < R; ++r) HGX_UNROLL for (int c = 0; c < C; ++c) acc[r][c] = i_zero();
@@ -171,7 +171,9 @@ static void whole_weigh(const Whole &whole, int from, int to, const int32_t *p, 
     I value[C];
     HGX_UNROLL for (int c = 0; c < C; ++c) value[c] = i_load(v + 16 * c);
     HGX_UNROLL for (int r = 0; r < R; ++r) {
-      HGX_UNROLL for (int c = 0; c < C; ++c) acc[r][c] = i_dot_pairs(acc[r][c], value[c], p[r * CHUNK / 2 + j]);
+      int32_t weights;
+      __builtin_memcpy(&weights, p + r * CHUNK + 2 * j, 4);
+      HGX_UNROLL for (int c = 0; c < C; ++c) acc[r][c] = i_dot_pairs(acc[r][c], value[c], weights);
     }
     HGX_UNROLL for (int r = 0; r < R; ++r) HGX_UNROLL for (int c = 0; c < C; ++c) i_keep(acc[r][c]);
   }
@@ -184,7 +186,7 @@ static void whole_weigh(const Whole &whole, int from, int to, const int32_t *p, 
 }
 
 template <int R>
-static void whole_weigh_all(const Whole &whole, int from, int to, const int32_t *p, const float *scale, float *out,
+static void whole_weigh_all(const Whole &whole, int from, int to, const int16_t *p, const float *scale, float *out,
                             int64_t out_row) {
   constexpr int C = TILE_VECTORS<R>;
   int64_t column = 0;
@@ -203,7 +205,7 @@ static void tile(const Whole &whole, int64_t begin, int count, const Work &work,
   float *const out = work.part + first * out_row;
   const int32_t *const q = whole.q + first * whole.pairs;
   alignas(64) float s[R * CHUNK];
-  alignas(64) int32_t p[R * CHUNK / 2];
+  alignas(64) int16_t p[R * CHUNK];
   float scale[R];
   constexpr int C = TILE_VECTORS<R>;
   int block = low;
@@ -217,7 +219,7 @@ static void tile(const Whole &whole, int64_t begin, int count, const Work &work,
       continue;
     }
     float *const scores = s + r * CHUNK;
-    int16_t *const numbers = reinterpret_cast<int16_t *>(p + r * CHUNK / 2);
+    int16_t *const numbers = p + r * CHUNK;
     hide(from, to, work.limit, scores);
     const WholeSoftened row = {work.state + first + r, scores, whole.value_scale, numbers, scale + r};
     const float factor = over_blocks(from, to, row);
@@ -228,7 +230,7 @@ static void tile(const Whole &whole, int64_t begin, int count, const Work &work,
   if (all) return whole_weigh_all<R>(whole, 8 * low, 8 * high, p, scale, out, out_row);
   for (int r = 0; r < R; ++r) {
     if (seen.from[r] >= seen.to[r]) continue;
-    whole_weigh_all<1>(whole, 8 * low, 8 * high, p + r * CHUNK / 2, scale + r, out + r * out_row, out_row);
+    whole_weigh_all<1>(whole, 8 * low, 8 * high, p + r * CHUNK, scale + r, out + r * out_row, out_row);
   }
 }
 

@@ -1,8 +1,7 @@
 """Softmax attention by the native library, over strided tensors: nothing is repeated or copied.
 
-Where products round their activations (`higgsx.kernels.precision`), attention multiplies whole numbers of 16
-bits: on x86 a multiplication does twice the work of one of binary32, and the rounding is far finer than that
-of the activations.
+Whole numbers of 16 bits can be multiplied in place of binary32: on x86 one multiplication does twice the
+work, and the rounding is far finer than that of the activations where products round those.
 """
 
 from __future__ import annotations
@@ -40,9 +39,19 @@ def declines_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal
 
 
 def attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | None = None, causal: bool = False
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    scale: float | None = None,
+    causal: bool = False,
+    rounds: bool = False,
 ) -> torch.Tensor:
-    """`[batch, queries, heads, dim]`, contiguous. scale None: 1/√dim. causal: query i sees keys up to i."""
+    """`[batch, queries, heads, dim]`, contiguous.
+
+    scale   None: 1/√dim
+    causal  query i sees keys up to i
+    rounds  to 16 bits, unless the precision is "float" (`higgsx.kernels.precision`)
+    """
     library = team.library()
     batch, heads, queries, dim = q.shape
     out = q.new_empty((batch, queries, heads, dim))
@@ -51,7 +60,7 @@ def attention(
         batch, heads, k.shape[1], queries, k.shape[2], dim,
         q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr(), DTYPES[q.dtype],
         *map(native.address_of, strides), dim**-0.5 if scale is None else scale, int(causal),
-        FLOAT if precision.current() == "float" else INT16,
+        INT16 if rounds and precision.current() != "float" else FLOAT,
     )  # fmt: skip
     library.check(status, "attention")
     return out

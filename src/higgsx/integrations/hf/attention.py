@@ -1,6 +1,7 @@
 """Our attention under the name `higgsx` in transformers: `attn_implementation="higgsx"`.
 
 It serves what has no mask, or the plain causal one; everything else goes on to transformers' own `sdpa`.
+Between packed weights, whose products round their activations, it rounds to 16 bits.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import torch
 
 from higgsx.errors import ModelError
 from higgsx.kernels.attention import attention, declines_attention
+from higgsx.nn.packed import is_packed
 
 NAME = "higgsx"
 
@@ -52,7 +54,8 @@ def attend(
         and not torch.compiler.is_compiling()
         and declines_attention(query, key, value, causal) is None
     ):
-        return attention(query, key, value, scaling, causal), None
+        rounds = any(is_packed(part) for part in module.modules())
+        return attention(query, key, value, scaling, causal, rounds), None
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     done: tuple[torch.Tensor, None] = sdpa_attention_forward(
