@@ -23,11 +23,16 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each call of ours was causal."""
+    return watched(monkeypatch, "causal")
+
+
+def watched(monkeypatch: pytest.MonkeyPatch, what: str) -> list[bool]:
+    """An argument of each call of ours, from here on."""
     seen: list[bool] = []
     plain = attention.attention
 
     def counted(q, k, v, scale, causal, rounds):
-        seen.append(causal)
+        seen.append({"causal": causal, "rounds": rounds}[what])
         return plain(q, k, v, scale, causal, rounds)
 
     monkeypatch.setattr(attention, "attention", counted)
@@ -98,14 +103,7 @@ def test_rounds_between_packed_weights_alone(
     original = tiny("llama", tmp_path / "original")
     model = load_model(encoded(original.tensors()), original.config, packed=packed)
     model.set_attn_implementation("higgsx")
-    seen: list[bool] = []
-    plain = attention.attention
-
-    def counted(q, k, v, scale, causal, rounds):
-        seen.append(rounds)
-        return plain(q, k, v, scale, causal, rounds)
-
-    monkeypatch.setattr(attention, "attention", counted)
+    seen = watched(monkeypatch, "rounds")
     with torch.no_grad():
         model(tokens(1, 5))
     assert seen == [packed, packed]
