@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from higgsx.errors import UsageError
-from higgsx.kernels import native
+from higgsx.kernels import heap, native
 
 VARIABLE = "HIGGSX_POOL"
 POOLS = ("torch", "own")
@@ -28,7 +28,8 @@ class _State:
 
 
 def library() -> native.Native:
-    """The library, with as many threads as torch has now; HIGGSX_THREADS decides over that."""
+    """The library, with as many threads as torch has now; HIGGSX_THREADS decides over that. The first call
+    also keeps freed memory (`heap`)."""
     found = _State.library
     if found is None:
         found = native.load()
@@ -38,6 +39,7 @@ def library() -> native.Native:
             raise UsageError("no such pool", where=VARIABLE, got=wanted, expected=", ".join(POOLS))
         if wanted == "torch":
             borrow(found)
+        heap.keep()
         _State.library = found
     if not _State.fixed and torch.get_num_threads() != _State.threads:
         _State.threads = torch.get_num_threads()
