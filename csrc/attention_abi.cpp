@@ -46,7 +46,7 @@ int check(const Attention &a, const hgx_strides *const (&strides)[4]) {
   if (a.batch < 0 || a.queries < 0 || a.batch >= int64_t{1} << 40 || a.queries >= int64_t{1} << 40 ||
       !is_size(a.heads) || !is_size(a.kv_heads) || !is_size(a.keys) || !is_size(a.head_dim) || a.head_dim > 1024 ||
       a.heads % a.kv_heads != 0 || !is_dtype(a.dtype) || (a.causal != 0 && a.causal != 1) ||
-      (a.mode != HGX_FLOAT && a.mode != HGX_INT16)) {
+      !is_mode(a.mode)) {
     return HGX_BAD_ARGUMENT;
   }
   if (a.batch == 0 || a.queries == 0) return HGX_OK;

@@ -165,7 +165,8 @@ int hgx_lookup(const hgx_matrix *matrix, const int64_t *ids, int64_t count, void
  * finite. Queries (times f) and keys, each alone, with L = the largest whole number up to 8191 whose square times
  * head_dim is below 2^31; values, each alone, with 8191. score = float(sum) * (scale of the key * scale of the
  * query). p is added to the weights as it is; in each chunk of 64 keys, p times the values' scales is rounded with
- * 4095, and the values become fma(float(sum), scale, values). */
+ * 4095, and the values become fma(float(sum), scale, values).
+ * mode INT8: the same with L = 127. */
 typedef struct hgx_strides { int64_t batch, head, row; } hgx_strides;
 int hgx_attention(int64_t batch, int64_t heads, int64_t kv_heads, int64_t queries, int64_t keys, int64_t head_dim,
                   const void *q, const void *k, const void *v, void *out, int dtype, const hgx_strides *of_q,

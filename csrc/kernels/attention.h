@@ -1,7 +1,7 @@
 // Attention: query rows over sections of keys, each in chunks; sections are joined in order.
 #pragma once
 
-#include "attention_int16.h"
+#include "attention_whole.h"
 #include "transpose.h"
 
 namespace decoder {
@@ -44,27 +44,34 @@ static Work work_in(void *memory, int64_t rows, int64_t dim, float limit) {
 
 // Beside work_bytes, for whole numbers.
 HGX_INLINE int64_t whole_bytes(int64_t rows, int64_t dim) {
-  const int64_t pairs = (dim + 1) / 2, sizes[] = {
-    rows * pairs * 4, rows * 4, CHUNK * pairs * 4, CHUNK / 2 * whole(dim, 16) * 4, CHUNK * 4, CHUNK * 4};
+  const int64_t groups = (dim + 1) / 2, sizes[] = {
+    rows * groups * 4, rows * 4, rows * 4, CHUNK * groups * 4, CHUNK / 2 * whole(dim, 16) * 4, CHUNK * 4, CHUNK * 4};
   int64_t bytes = 0;
   for (const int64_t size : sizes) bytes += whole(size, SCRATCH_ALIGN);
   return bytes;
 }
 
+template <class Group>
+static void whole_queries(const Work &work, const Whole &to) {
+  for (int64_t r = 0; r < work.rows; ++r) whole_query<Group>(work.q + r * work.dim, work.dim, r, to);
+}
+
 // memory: what follows that of `work`, whose queries are scaled.
-static Whole whole_in(void *memory, const Work &work) {
+static Whole whole_in(void *memory, const Work &work, bool quads) {
   char *scratch = static_cast<char *>(memory) + work_bytes(work.rows, work.dim);
+  const int64_t count = quads ? Quads::COUNT : Pairs::COUNT;
   Whole made;
-  made.pairs = (work.dim + 1) / 2;
-  made.q = static_cast<int32_t *>(carve(&scratch, work.rows * made.pairs * 4));
+  made.quads = quads;
+  made.groups = (work.dim + count - 1) / count;
+  made.q = static_cast<int32_t *>(carve(&scratch, work.rows * made.groups * 4));
+  made.q_start = static_cast<int32_t *>(carve(&scratch, work.rows * 4));
   made.q_scale = static_cast<float *>(carve(&scratch, work.rows * 4));
-  made.keys = static_cast<int32_t *>(carve(&scratch, CHUNK * made.pairs * 4));
+  made.keys = static_cast<int32_t *>(carve(&scratch, CHUNK * made.groups * 4));
   made.values = static_cast<int32_t *>(carve(&scratch, CHUNK / 2 * work.out_row * 4));
   made.key_scale = static_cast<float *>(carve(&scratch, CHUNK * 4));
   made.value_scale = static_cast<float *>(carve(&scratch, CHUNK * 4));
-  for (int64_t r = 0; r < work.rows; ++r) {
-    whole_query(work.q + r * work.dim, work.dim, made.pairs, made.q + r * made.pairs, made.q_scale + r);
-  }
+  if (quads) whole_queries<Quads>(work, made);
+  else whole_queries<Pairs>(work, made);
   return made;
 }
 
@@ -190,7 +197,9 @@ struct Strided {
     copy_values(values + begin * value_row, value_row, count, work.dim, work.out_row, work.values);
     announce(begin + count, work.dim);
     if (whole_numbers != nullptr) {
-      whole_keys(work.keys, (count + 15) / 16, work.dim, *whole_numbers);
+      const int blocks = (count + 15) / 16;
+      if (whole_numbers->quads) whole_keys<Quads>(work.keys, blocks, work.dim, *whole_numbers);
+      else whole_keys<Pairs>(work.keys, blocks, work.dim, *whole_numbers);
       whole_values(work.values, count, work.out_row, *whole_numbers);
       return tiles(*whole_numbers, begin, count, work);
     }

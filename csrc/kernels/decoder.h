@@ -23,7 +23,7 @@ static int64_t attention_items(const Attention *job) {
 
 static int64_t attention_scratch(const Attention *job) {
   const int64_t rows = queries_at_once(job) * (job->heads / job->kv_heads);
-  return work_bytes(rows, job->head_dim) + (job->mode == HGX_INT16 ? whole_bytes(rows, job->head_dim) : 0);
+  return work_bytes(rows, job->head_dim) + (job->mode != HGX_FLOAT ? whole_bytes(rows, job->head_dim) : 0);
 }
 
 template <class T>
@@ -40,11 +40,11 @@ static void attention_of(const Attention *job, int64_t batch, int64_t kv_head, i
     work.spans[r] = {0, seen > 0 ? seen : 0};
   }
   Whole numbers;
-  if (job->mode == HGX_INT16) numbers = whole_in(scratch, work);
+  if (job->mode != HGX_FLOAT) numbers = whole_in(scratch, work, job->mode == HGX_INT8);
   const Strided<T> source = {
     static_cast<const T *>(job->k) + batch * job->of_k.batch + kv_head * job->of_k.head,
     static_cast<const T *>(job->v) + batch * job->of_v.batch + kv_head * job->of_v.head,
-    job->of_k.row, job->of_v.row, job->keys, job->mode == HGX_INT16 ? &numbers : nullptr};
+    job->of_k.row, job->of_v.row, job->keys, job->mode != HGX_FLOAT ? &numbers : nullptr};
   attend_rows(work, source);
   for (int64_t r = 0; r < work.rows; ++r) {
     const int64_t query = first + r / group, head = kv_head * group + r % group;

@@ -42,7 +42,8 @@ void drive_attention(int rounds) {
     const int64_t keys = random.pick(lengths), width = random.pick(widths);
     const int64_t queries = 1 + random.below(keys);
     const int dtype = static_cast<int>(random.below(3)), causal = static_cast<int>(random.below(2));
-    const int mode = random.below(2) == 1 ? HGX_INT16 : HGX_FLOAT;
+    static const int modes[] = {HGX_FLOAT, HGX_INT16, HGX_INT8};
+    const int mode = random.pick(modes);
     const Tensor q = tensor(random, batch, heads, queries, width, dtype, true);
     const Tensor k = tensor(random, batch, kv_heads, keys, width, dtype, true);
     const Tensor v = tensor(random, batch, kv_heads, keys, width, dtype, true);

@@ -14,8 +14,8 @@ pytestmark = pytest.mark.skipif(
     native.available() is not None, reason=f"no native kernels: {native.available()}"
 )
 NEAR = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
-ROUNDED = 3e-3
-"""Where products are of whole numbers of 16 bits; what that costs is bounded in native/."""
+ROUNDED = {"float": 0.0, "int8": 3e-3, "fast": 0.12}
+"""Where products are of whole numbers; what that costs is bounded in native/."""
 
 
 def heads(tokens: int, count: int, dim: int, dtype: torch.dtype) -> torch.Tensor:
@@ -24,7 +24,7 @@ def heads(tokens: int, count: int, dim: int, dtype: torch.dtype) -> torch.Tensor
 
 
 @pytest.mark.parametrize("dtype", NEAR)
-@pytest.mark.parametrize("exactly", ["float", "int8", "fast"])
+@pytest.mark.parametrize("exactly", ROUNDED)
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(("queries", "keys", "many", "few", "dim"), [
     (1, 1, 2, 2, 16), (7, 7, 4, 2, 32), (33, 33, 6, 1, 24), (1, 50, 8, 8, 64), (70, 70, 3, 3, 80),
@@ -43,7 +43,7 @@ def test_equals_that_of_torch(
             q.double(), k.double(), v.double(), is_causal=causal, scale=scale, enable_gqa=True
         )
         assert got.is_contiguous() and got.dtype == dtype
-        near = max(NEAR[dtype], 0.0 if exactly == "float" else ROUNDED)
+        near = max(NEAR[dtype], ROUNDED[exactly])
         torch.testing.assert_close(got.transpose(1, 2).double(), exact, rtol=near, atol=near)
 
 

@@ -1,7 +1,8 @@
 """Softmax attention by the native library, over strided tensors: nothing is repeated or copied.
 
 Whole numbers of 16 bits can be multiplied in place of binary32: on x86 one multiplication does twice the
-work, and the rounding is far finer than that of the activations where products round those.
+work, and the rounding is far finer than that of the activations where products round those. Queries and keys
+of 8 bits are as coarse as activations, and do twice the work once more.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ import torch
 
 from higgsx.kernels import native, precision, team
 from higgsx.kernels.cpu import DTYPES, declines_tensor
-from higgsx.kernels.structs import FLOAT, INT16
+from higgsx.kernels.structs import FLOAT, INT8, INT16
 
+_ROUNDED = {"float": FLOAT, "int8": INT16, "fast": INT8}
+"""Precision: the mode where products round."""
 _MOST = 1024
 """Numbers of a head that the library takes."""
 
@@ -50,7 +53,8 @@ def attention(
 
     scale   None: 1/√dim
     causal  query i sees keys up to i
-    rounds  to 16 bits, unless the precision is "float" (`higgsx.kernels.precision`)
+    rounds  to 16 bits; queries and keys to 8 where the precision is "fast", nothing where it is "float"
+            (`higgsx.kernels.precision`)
     """
     library = team.library()
     batch, heads, queries, dim = q.shape
@@ -60,7 +64,7 @@ def attention(
         batch, heads, k.shape[1], queries, k.shape[2], dim,
         q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr(), DTYPES[q.dtype],
         *map(native.address_of, strides), dim**-0.5 if scale is None else scale, int(causal),
-        INT16 if rounds and precision.current() != "float" else FLOAT,
+        _ROUNDED[precision.current()] if rounds else FLOAT,
     )  # fmt: skip
     library.check(status, "attention")
     return out

@@ -2,7 +2,8 @@
 
 int8   activations are rounded to 8 bits per token and unit of 128 inputs; weights of 6 bits and more get a
        second pass over what the rounding left (16 bits in effect)
-fast   one pass of 8 bits for every code; from 6 bits on it adds more error than the code itself has
+fast   one pass of 8 bits for every code, from 6 bits on it adds more error than the code itself has; so are
+       queries and keys of our attention
 float  activations stay as they are; slower
 
 HIGGSX_PRECISION is read once, at the first product.

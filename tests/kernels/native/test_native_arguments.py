@@ -210,7 +210,7 @@ def test_attention_arguments() -> None:
         (0, -1), (1, 0), (1, -4), (2, 0), (2, 3), (2, -2), (3, -1), (4, 0), (4, -1), (5, 0), (5, -8),
         (5, BIG), (6, None), (7, None), (8, None), (9, None), (10, 3), (10, -1), (11, None), (12, None),
         (13, None), (14, None), (0, BIG), (1, BIG), (4, BIG), (3, BIG), (16, 2),
-        (17, structs.INT8), (17, 0), (17, structs.FLOAT | structs.INT16),
+        (17, 3), (17, 0), (17, structs.FLOAT | structs.INT16),
         (11, structs.Strides(BIG, 1, 1)),
     ]  # fmt: skip
     for index, value in bad:

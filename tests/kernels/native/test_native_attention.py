@@ -16,15 +16,22 @@ EPS = 2.0**-24
 
 
 def _attend(
-    q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, cap: float = 0.0, whole: bool = False
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    scale: float,
+    cap: float = 0.0,
+    mode: int = structs.FLOAT,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One query over keys in binary64, and a bound on the error of binary32. whole: on that of numbers of 16
-    bits, a query, key or value with a scale of its own, weights with one for each chunk of 64 keys."""
+    """One query over keys in binary64, and a bound on the error of a mode: binary32, or whole numbers of 16
+    bits (queries and keys 8), a query, key or value with a scale of its own, weights with one for each chunk
+    of 64 keys."""
+    whole = mode != structs.FLOAT
     q, k, v = (part.astype(np.float64) for part in (q, k, v))
     scores = scale * (k @ q)
     # a sum of head_dim products in chains of some length, then scaled; e^x turns it into a relative error
     error = EPS * (len(q) + 8) * abs(scale) * (np.abs(k) @ np.abs(q)) + EPS * 8 * np.abs(scores)
-    top = min(8191, int(np.sqrt((2**31 - 1) / len(q))))
+    top = 127 if mode == structs.INT8 else min(8191, int(np.sqrt((2**31 - 1) / len(q))))
     steps = [np.abs(part).max(-1, keepdims=True) * (0.51 / top) for part in (q, k)]
     if whole:
         error = error + abs(scale) * (np.abs(k) @ steps[0].repeat(len(q)) + steps[1][:, 0] * np.abs(q).sum())
@@ -39,6 +46,7 @@ def _attend(
     chain = EPS * (np.log2(len(k) + 1) + len(k) / 4 + 16)
     bound = weights @ (np.abs(v) * (error + error.max())[:, None]) + 2 * chain * size
     bound = bound + weights @ (np.abs(v) * error[:, None]) + size * (weights @ error) + 1e-30
+    bound = bound * np.exp(2 * error.max())  # e^x of an error that is not small
     if whole:
         scales = np.abs(v).max(-1) / 8191
         bound = 1.01 * bound + 0.51 * (weights @ scales)
@@ -143,7 +151,7 @@ def _strides(array: np.ndarray) -> Strides:
 
 @pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
 @pytest.mark.parametrize("causal", [0, 1])
-@pytest.mark.parametrize("mode", [structs.FLOAT, structs.INT16])
+@pytest.mark.parametrize("mode", [structs.FLOAT, structs.INT16, structs.INT8])
 def test_over_tensors(tier: str, dtype: str, causal: int, mode: int) -> None:
     rng = np.random.default_rng(52)
     for batch, heads, kv_heads, queries, keys, head_dim in (
@@ -179,12 +187,12 @@ def test_over_tensors(tier: str, dtype: str, causal: int, mode: int) -> None:
                     seen = slice(0, i + keys - queries + 1 if causal else keys)
                     of = h // (heads // kv_heads)
                     seen_by = qs[b, h, i], ks[b, of, seen], vs[b, of, seen]
-                    y, bound = _attend(*seen_by, float(np.float32(0.3)), whole=mode == structs.INT16)
+                    y, bound = _attend(*seen_by, float(np.float32(0.3)), mode=mode)
                     error = np.abs(outs[b, h, i] - y)
                     assert (error <= bound + step_of * np.abs(y) + 1e-7 * (dtype == "f16")).all(), (b, h, i)
 
 
-def _over(q: np.ndarray, k: np.ndarray, v: np.ndarray, causal: int, mode: int = structs.INT16) -> np.ndarray:
+def _over(q: np.ndarray, k: np.ndarray, v: np.ndarray, causal: int, mode: int) -> np.ndarray:
     """`[heads, queries, head_dim]` of one batch in binary32."""
     out = machine.poisoned(q.shape, np.float32)
     strides = [_strides(part[None]) for part in (q, k, v, out)]
@@ -193,7 +201,11 @@ def _over(q: np.ndarray, k: np.ndarray, v: np.ndarray, causal: int, mode: int = 
     return out
 
 
-def test_whole_numbers_are_the_same_on_every_tier_and_for_every_company(tier: str) -> None:
+WHOLE = pytest.mark.parametrize("mode", [structs.INT16, structs.INT8])
+
+
+@WHOLE
+def test_whole_numbers_are_the_same_on_every_tier_and_for_every_company(tier: str, mode: int) -> None:
     """Bit for bit: all queries at once, each alone, and keys that are not seen, whatever they hold."""
     rng = np.random.default_rng(53)
     for heads, kv_heads, keys, head_dim in ((2, 1, 130, 64), (3, 3, 40, 17), (4, 2, 70, 80), (1, 1, 65, 128)):
@@ -205,29 +217,30 @@ def test_whole_numbers_are_the_same_on_every_tier_and_for_every_company(tier: st
         v[:, 3] = 0
         k[:, 5] *= 1e-33
         for causal in (0, 1):
-            out = _over(q, k, v, causal)
+            out = _over(q, k, v, causal, mode)
             assert np.isfinite(out).all()
             with machine.using("scalar", 1):
-                assert same(_over(q, k, v, causal), out), (heads, keys, head_dim, causal)
+                assert same(_over(q, k, v, causal, mode), out), (heads, keys, head_dim, causal)
         for row in range(0, keys, 7):
             seen = np.ascontiguousarray
-            alone = _over(seen(q[:, row : row + 1]), seen(k[:, : row + 1]), seen(v[:, : row + 1]), 0)
+            alone = _over(seen(q[:, row : row + 1]), seen(k[:, : row + 1]), seen(v[:, : row + 1]), 0, mode)
             assert same(alone[:, 0], out[:, row]), (heads, keys, head_dim, row)
         later = k.copy(), v.copy()
         for part in later:
             part[:, keys // 2 :] = np.nan
-        assert same(_over(q, *later, 1)[:, : keys // 2], out[:, : keys // 2])
+        assert same(_over(q, *later, 1, mode)[:, : keys // 2], out[:, : keys // 2])
 
 
-def test_whole_numbers_of_what_is_not_finite(tier: str) -> None:
+@WHOLE
+def test_whole_numbers_of_what_is_not_finite(tier: str, mode: int) -> None:
     """It reaches whoever sees it, and nobody else."""
     rng = np.random.default_rng(54)
     for where in range(3):
         for bad in (np.inf, -np.inf, np.nan):
             parts = [rng.standard_normal((1, 20, 16)).astype(np.float32) for _ in range(3)]
-            clean = _over(*parts, 1)
+            clean = _over(*parts, 1, mode)
             parts[where][0, 7, 3] = bad
-            out = _over(*parts, 1)
+            out = _over(*parts, 1, mode)
             lost = np.isnan(out[0]).any(-1)
             assert lost.tolist() == (
                 [row == 7 for row in range(20)] if where == 0 else [row >= 7 for row in range(20)]

@@ -102,7 +102,7 @@ def test_attention(tier: str, at: str) -> None:
                         *strides,
                         0.3,
                         number % 2,
-                        (structs.FLOAT, structs.INT16)[number // 2 % 2],
+                        (structs.FLOAT, structs.INT16, structs.INT8)[number // 2],
                     )
                 )
                 results.append(out)

@@ -1,6 +1,6 @@
-// Attention with whole numbers of 16 bits (higgsx.h, hgx_attention): a multiply of pairs does twice the work of one
-// of binary32. Every key, value and query has a scale of its own, every row of weights one for each chunk, so that a
-// query's result depends on nothing but what it sees.
+// Attention with whole numbers of 16 bits, or of 8 for queries and keys (higgsx.h, hgx_attention): a multiply of
+// pairs does twice the work of one of binary32, of quads four times. Every key, value and query has a scale of its
+// own, every row of weights one for each chunk, so that a query's result depends on nothing but what it sees.
 #pragma once
 
 #include "attention_tile.h"
@@ -37,12 +37,39 @@ HGX_INLINE F rounded(F x, float inverse) { return inverse != 0.0f ? f_mul(x, f_s
 
 HGX_INLINE I paired(F low, F high) { return i_or(i_and(f_to_i(low), i_set(0xffff)), i_shl(f_to_i(high), 16)); }
 
+// How numbers of queries and keys lie in 32 bits, and their products.
+struct Pairs {
+  static constexpr int COUNT = 2;
+  using Number = int16_t;
+  using Lanes = I;
+  static float top(int64_t dim) { return score_top(dim); }
+  static void line(Number *to, F x) { f_to_s16(to, x); }
+  static I part(F x) { return i_and(f_to_i(x), i_set(0xffff)); }
+  static Lanes load(const int32_t *keys) { return i_load(keys); }
+  static I dot(I sum, Lanes keys, int32_t q) { return i_dot_pairs(sum, keys, q); }
+  static constexpr int32_t EXTRA = 0;
+};
+
+struct Quads {
+  static constexpr int COUNT = 4;
+  using Number = int8_t;
+  using Lanes = B;
+  static float top(int64_t) { return 127.0f; }
+  static void line(Number *to, F x) { f_to_s8(to, x); }
+  static I part(F x) { return i_and(i_add(f_to_i(x), i_set(EXTRA)), i_set(0xff)); }
+  static Lanes load(const int32_t *keys) { return b_load(keys); }
+  static I dot(I sum, Lanes keys, int32_t q) { return i_dot(sum, keys, q); }
+  static constexpr int32_t EXTRA = 128 - DOT_BIAS;  // is added to keys where products take numbers from 0 to 255
+};
+
 // What one thread works on beside Work.
 struct Whole {
-  int64_t pairs;       // of head_dim
-  int32_t *q;          // [rows][pairs]
+  bool quads;          // else pairs
+  int64_t groups;      // of head_dim: pairs or quads
+  int32_t *q;          // [rows][groups]
+  int32_t *q_start;    // [rows]: what a sum of products begins with
   float *q_scale;      // [rows]
-  int32_t *keys;       // a chunk: blocks of 16 keys, [pairs][16]
+  int32_t *keys;       // a chunk: blocks of 16 keys, [groups][16]
   int32_t *values;     // a chunk: [CHUNK / 2][out_row], pairs of neighbouring keys
   float *key_scale, *value_scale;  // [CHUNK]
 };
@@ -55,21 +82,29 @@ HGX_INLINE Rounding rounding_of_row(const float *x, int64_t n, float top) {
   return rounding_of(i_max_all(most), top);
 }
 
-// A scaled row of queries.
-static void whole_query(const float *x, int64_t dim, int64_t pairs, int32_t *to, float *scale) {
-  const Rounding r = rounding_of_row(x, dim, score_top(dim));
-  *scale = r.scale;
+// Row r of scaled queries.
+template <class Group>
+static void whole_query(const float *x, int64_t dim, int64_t r, const Whole &to) {
+  const Rounding rounding = rounding_of_row(x, dim, Group::top(dim));
+  int32_t *const at = to.q + r * to.groups;
+  int32_t sum = 0;
   for (int64_t d = 0; d < dim; d += 16) {
+    constexpr int64_t GROUPS = 16 / Group::COUNT;
     const int n = static_cast<int>(dim - d < 16 ? dim - d : 16);
-    alignas(64) int16_t line[16];
-    f_to_s16(line, rounded(f_load_n(x + d, n), r.inverse));
-    __builtin_memcpy(to + d / 2, line, static_cast<size_t>((pairs - d / 2 < 8 ? pairs - d / 2 : 8) * 4));
+    const int64_t first = d / Group::COUNT, left = to.groups - first;
+    alignas(64) typename Group::Number line[16];
+    Group::line(line, rounded(f_load_n(x + d, n), rounding.inverse));
+    for (int i = 0; i < n; ++i) sum += line[i];
+    __builtin_memcpy(at + first, line, static_cast<size_t>((left < GROUPS ? left : GROUPS) * 4));
   }
+  to.q_scale[r] = rounding.scale;
+  to.q_start[r] = -Group::EXTRA * sum;
 }
 
 // Keys of a chunk: blocks of 16, `x` [dim][16].
+template <class Group>
 static void whole_keys(const float *x, int blocks, int64_t dim, const Whole &to) {
-  const float top = score_top(dim);
+  const float top = Group::top(dim);
   for (int block = 0; block < blocks; ++block, x += 16 * dim) {
     I most = i_zero();
     for (int64_t d = 0; d < dim; ++d) most = i_max(most, f_bits(f_abs(f_load(x + 16 * d))));
@@ -82,13 +117,18 @@ static void whole_keys(const float *x, int blocks, int64_t dim, const Whole &to)
       to.key_scale[16 * block + key] = r.scale;
     }
     const F by = f_load(inverse);
-    const auto number = [&](int64_t d) {
-      if (d >= dim) return f_zero();
-      return f_select(f_less(f_zero(), by), f_mul(f_load(x + 16 * d), by), f_zero());
+    const auto part = [&](int64_t d) {
+      if (d >= dim) return Group::part(f_zero());
+      return Group::part(f_select(f_less(f_zero(), by), f_mul(f_load(x + 16 * d), by), f_zero()));
     };
-    int32_t *const at = to.keys + block * 16 * to.pairs;
-    for (int64_t pair = 0; pair < to.pairs; ++pair) {
-      i_store(at + 16 * pair, paired(number(2 * pair), number(2 * pair + 1)));
+    int32_t *const at = to.keys + block * 16 * to.groups;
+    for (int64_t group = 0; group < to.groups; ++group) {
+      const int64_t d = group * Group::COUNT;
+      I lanes = part(d);
+      HGX_UNROLL for (int i = 1; i < Group::COUNT; ++i) {
+        lanes = i_or(lanes, i_shl(part(d + i), i * (32 / Group::COUNT)));
+      }
+      i_store(at + 16 * group, lanes);
     }
   }
 }
@@ -111,27 +151,39 @@ static void whole_values(const float *x, int count, int64_t out_row, const Whole
   }
 }
 
-template <int R, int C>
-static void whole_scores(const Whole &whole, int block, const int32_t *q, const float *q_scale, float *s) {
+template <class Group, int R, int C>
+static void whole_scores(const Whole &whole, int block, int64_t first, float *s) {
+  const int64_t groups = whole.groups, next = 16 * groups;
+  const int32_t *const q = whole.q + first * groups, *k = whole.keys + block * next;
   I acc[R][C];
-  HGX_UNROLL for (int r = 0; r < R; ++r) HGX_UNROLL for (int c = 0; c < C; ++c) acc[r][c] = i_zero();
-  const int64_t next = 16 * whole.pairs;
-  const int32_t *k = whole.keys + block * next;
-  for (int64_t pair = 0; pair < whole.pairs; ++pair, k += 16) {
-    I key[C];
-    HGX_UNROLL for (int c = 0; c < C; ++c) key[c] = i_load(k + c * next);
+  HGX_UNROLL for (int r = 0; r < R; ++r) {
+    const I start = i_set(whole.q_start[first + r]);
+    HGX_UNROLL for (int c = 0; c < C; ++c) acc[r][c] = start;
+  }
+  for (int64_t group = 0; group < groups; ++group, k += 16) {
+    typename Group::Lanes key[C];
+    HGX_UNROLL for (int c = 0; c < C; ++c) key[c] = Group::load(k + c * next);
     HGX_UNROLL for (int r = 0; r < R; ++r) {
-      HGX_UNROLL for (int c = 0; c < C; ++c) acc[r][c] = i_dot_pairs(acc[r][c], key[c], q[r * whole.pairs + pair]);
+      HGX_UNROLL for (int c = 0; c < C; ++c) acc[r][c] = Group::dot(acc[r][c], key[c], q[r * groups + group]);
     }
     HGX_UNROLL for (int r = 0; r < R; ++r) HGX_UNROLL for (int c = 0; c < C; ++c) i_keep(acc[r][c]);
   }
   HGX_UNROLL for (int c = 0; c < C; ++c) {
     const F scale = f_load(whole.key_scale + 16 * (block + c));
     HGX_UNROLL for (int r = 0; r < R; ++r) {
-      const F value = f_mul(f_from_i(acc[r][c]), f_mul(scale, f_set(q_scale[r])));
+      const F value = f_mul(f_from_i(acc[r][c]), f_mul(scale, f_set(whole.q_scale[first + r])));
       f_store(s + r * CHUNK + 16 * (block + c), value);
     }
   }
+}
+
+// Of rows `first` .. first + R - 1 with blocks low .. high - 1.
+template <class Group, int R>
+static void whole_scores_all(const Whole &whole, int low, int high, int64_t first, float *s) {
+  constexpr int C = TILE_VECTORS<R>;
+  int block = low;
+  for (; block + C <= high; block += C) whole_scores<Group, R, C>(whole, block, first, s);
+  for (; block < high; ++block) whole_scores<Group, R, 1>(whole, block, first, s);
 }
 
 // Scores become weights, and these times their values' scales whole numbers p with the scale *step. A weight of 0 may
@@ -203,14 +255,11 @@ static void tile(const Whole &whole, int64_t begin, int count, const Work &work,
   if (seen.least >= seen.most) return;
   const int low = seen.least / 16, high = (seen.most + 15) / 16;
   float *const out = work.part + first * out_row;
-  const int32_t *const q = whole.q + first * whole.pairs;
   alignas(64) float s[R * CHUNK];
   alignas(64) int16_t p[R * CHUNK];
   float scale[R];
-  constexpr int C = TILE_VECTORS<R>;
-  int block = low;
-  for (; block + C <= high; block += C) whole_scores<R, C>(whole, block, q, whole.q_scale + first, s);
-  for (; block < high; ++block) whole_scores<R, 1>(whole, block, q, whole.q_scale + first, s);
+  if (whole.quads) whole_scores_all<Quads, R>(whole, low, high, first, s);
+  else whole_scores_all<Pairs, R>(whole, low, high, first, s);
   bool all = true;
   for (int r = 0; r < R; ++r) {
     const int from = seen.from[r], to = seen.to[r];
