@@ -134,6 +134,8 @@ def ratios_of(part: Mapping[str, Any]) -> dict[str, Any]:
         rival = best(part, level, figure)
         found[name] = ratio(rounds.get(ours, ()), rounds[rival], figure) if rival else None
         found[f"{name}_rival"] = rival
+        losses = [part.get("kl", {}).get(key, {}).get("kl") for key in (ours, rival)]
+        found[f"{name}_kl"] = None if None in losses else losses
 
     over("decode_b1_4bit", OURS4, 4, decode(1))
     over("decode_b1_8bit", OURS8, 8, decode(1))

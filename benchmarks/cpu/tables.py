@@ -84,7 +84,6 @@ def targets(ratios: Mapping[str, Any]) -> str:
     lines = []
     for name, (words, wanted, more) in summary.TARGETS.items():
         value = ratios.get(name)
-        rival = ratios.get(f"{name}_rival")
         share = ratios.get("rival_fraction_4bit")
         if value is None:
             verdict = "not measured"
@@ -96,8 +95,17 @@ def targets(ratios: Mapping[str, Any]) -> str:
             met = value >= wanted if more else value <= wanted
             verdict = "reached" if met else f"missed by {abs(value - wanted) / wanted:.0%}"
         aim = f"{'≥' if more else '≤'} {wanted:g}" if wanted else "–"
-        lines.append((words + (f" ({rival})" if rival else ""), aim, number(value, ".2f"), verdict))
+        lines.append((words + _beside(ratios, name), aim, number(value, ".2f"), verdict))
     return f"### Targets\n\n{markdown(lines, ('', 'wanted', 'measured', ''))}\n"
+
+
+def _beside(ratios: Mapping[str, Any], name: str) -> str:
+    """The peer that a ratio is of, and what both lose."""
+    rival, losses = ratios.get(f"{name}_rival"), ratios.get(f"{name}_kl")
+    if not rival:
+        return ""
+    lost = f"; it loses {losses[1]:.2g}, ours {losses[0]:.2g}" if losses else ""
+    return f" ({rival}{lost})"
 
 
 def _rounds(part: Part, key: str) -> tuple[list[Part], str]:
