@@ -1,15 +1,17 @@
 """Predicted against measured loss: one group damaged at a time, and whole plans.
 
     python benchmarks/prediction.py [MODEL]              qwen2.5-coder-0.5b; what was measured before stays
-    python benchmarks/prediction.py MODEL --groups 40    so many groups instead of 24
+    python benchmarks/prediction.py MODEL --groups 40    so many groups instead of 24; 0: whole plans alone
+    python benchmarks/prediction.py MODEL --by gradients     whole plans by this prediction alone
     python benchmarks/prediction.py MODEL --again        measures anew
     python benchmarks/prediction.py --write              fills its part of docs/results.md
 
 Groups: all where they are few; else those at evenly spaced places of the order by loss predicted without
 data, so that small and large ones are among them, and always what the model reads and says. Each alone gets
 gauss8.b64 (3.1 bits) while everything else is exact. KL is measured on one window of 512 tokens of each
-held-back text (small models: as in fidelity.py). Predictions: without data, and as
-`--gradients` makes them. Results go into benchmarks/measured/prediction.json.
+held-back text (small models: as in fidelity.py); whole plans also on text that the model writes itself, as
+what gradients learn from. Predictions: without data, and as `--gradients` makes them. Results go into
+benchmarks/measured/prediction.json.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from typing import Any
 from common import REAL_MODELS, ROOT, machine
 from damage import tables
 from damage.bench import Bench
-from damage.forecasts import block, spearman
+from damage.forecasts import KINDS, block, spearman
 from damage.subjects import subject
 from results import write_block
 
@@ -56,11 +58,11 @@ def _loss(group: Group) -> float:
     return found.loss
 
 
-def measure(name: str, count: int, known: Known, save: Any) -> None:
+def measure(name: str, count: int, known: Known, save: Any, by: Sequence[str]) -> None:
     one = subject(name)
     if name in REAL_MODELS:
         one = dataclasses.replace(one, most=one.window or one.most)
-    bench = Bench(one)
+    bench = Bench(one, own=True)
     guessed = tables.without_data(bench)
     begin = time.perf_counter()
     learned = tables.with_gradients(bench)
@@ -70,7 +72,7 @@ def measure(name: str, count: int, known: Known, save: Any) -> None:
     open_ = [group for group in guessed.groups if group.find(CODE) is not None]
     known["of"] = len(open_)
     after = {group.name: group for group in learned.groups}
-    for group in picked(open_, count, ends):
+    for group in picked(open_, count, ends) if count else ():
         row = known["groups"].setdefault(group.name, {})
         # predictions are those of today, what was measured stays
         row |= {"without data": _loss(group), "gradients": _loss(after[group.name])}
@@ -79,15 +81,18 @@ def measure(name: str, count: int, known: Known, save: Any) -> None:
             row |= _measured(bench)
             save()
         _tell(group.name, row)
+    of = {"without data": guessed, "gradients": learned}
     for bits in BITS:
-        for kind, table in (("without data", guessed), ("gradients", learned)):
+        for kind, table in ((kind, of[kind]) for kind in KINDS if kind in by):
             key = f"{bits} bits, {kind}"
             budget = Budget.of_bits(Fraction(bits))
             plan = Plan.from_solution(table, solve(table, budget), budget)
-            if known["totals"].get(key, {}).get("predicted") != plan.loss:
+            before = known["totals"].get(key, {})
+            if before.get("predicted") != plan.loss or "own" not in before:
                 choices = {choice.name: dict(choice.params) for choice in plan.choices}
                 bench.fill(tables.chosen(bench, choices, table is learned))
-                known["totals"][key] = {"bits": bits, "predicted": plan.loss, **_measured(bench)}
+                own = {"own": bench.damage(judged=False, own=True).total.loss.value} if bench.own else {}
+                known["totals"][key] = {"bits": bits, "predicted": plan.loss, **_measured(bench), **own}
                 save()
             _tell(key, known["totals"][key])
 
@@ -108,6 +113,7 @@ def main() -> None:
     )
     parser.add_argument("model", nargs="?", default=REAL_MODELS[0], metavar="MODEL")
     parser.add_argument("--groups", type=int, default=24)
+    parser.add_argument("--by", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
@@ -125,10 +131,10 @@ def main() -> None:
         OUT.parent.mkdir(exist_ok=True)
         OUT.write_text(json.dumps(data, indent=1))
 
-    measure(options.model, options.groups, known, save)
+    measure(options.model, options.groups, known, save, options.by)
     save()
     rows = list(known["groups"].values())
-    for kind in ("without data", "gradients"):
+    for kind in KINDS if rows else ():
         found = spearman([row[kind] for row in rows], [row["measured"] for row in rows])
         print(f"rank correlation over {len(rows)} groups, {kind}: {found:.3f}")
 

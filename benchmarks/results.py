@@ -28,9 +28,6 @@ measured on both Xeons (0.5 B, ALMPQ, bytes of gauss16.b64) is the same to three
   scales), from 8,192 tokens of openings that the model continued, or of calibration material that is never
   measured on (encoders, pairs, speech). "hybrid" keeps embedding and head exact
   and has its own bytes.
-- "ALMPQ gradients" of the two Qwen models is from 28 November, before layers of unlike sensitivity were
-  measured apart. With that the 0.5 B lost 0.0471 instead of 0.0472 at 4.25 bits and 0.0550 instead of 0.0548
-  at 4.14, and 2 to 3 % more at 5 to 8 bits, in a trial; the 1.5 B has not been measured since.
 - "torch int8": `torch.ao.quantization.quantize_dynamic`, int8 per row in every linear layer; a table that is
   also looked up is stored twice. It rounds activations too; the others do not.
 - Small models are undertrained: they show that it works, not how much it wins.

@@ -29,6 +29,8 @@ from higgsx.tasks import LanguageModel, Task, Wanted
 
 MODE = Arithmetic("weights fp32, arithmetic fp32", "weights fp32, arithmetic fp32")
 NEIGHBOURS = 10
+OWN, OWN_WINDOW = 6, 256
+"""Windows of the model's own text, and their tokens: as long as those that gradients learn from."""
 _LEARNED = ROOT / "benchmarks" / "out" / "learned"
 """Saved cost tables, as `--table` keeps them: learning takes minutes, and every script needs the same."""
 
@@ -81,10 +83,11 @@ class Remembering:
 class Bench:
     """model  fp32, holds whatever `fill` gave it last
     items  of policy `free`
+    own    also keep what the original says to text that it writes itself
     """
 
-    def __init__(self, one: Subject) -> None:
-        self.subject = one
+    def __init__(self, one: Subject, own: bool = False) -> None:
+        self.subject, self._own = one, own
         self.source = open_source(one.folder)
         self.handle = HFModel.of(self.source)
         self.items: tuple[Item, ...] = survey(self.source, self.handle)
@@ -102,9 +105,18 @@ class Bench:
         return found
 
     @cached_property
+    def own(self) -> dict[str, Sequence[Any]]:
+        """Text that a language model writes itself, other than that which gradients learn from. The model
+        must still be the original when this is asked for first."""
+        if not self._own or self.handle.task.kind != "language":
+            return {}
+        wanted = Wanted(OWN * OWN_WINDOW, window=OWN_WINDOW)
+        return dict(self.handle.batches(lambda: self.model, wanted).members)
+
+    @cached_property
     def _sides(self) -> tuple[Task, Any, Judge | None]:
         """Task, original, judge. The model must still be the original when this is asked for first."""
-        every = [batch for members in self.windows.values() for batch in members]
+        every = [batch for part in (self.windows, self.own) for members in part.values() for batch in members]
         if self.handle.task.kind == "language":
             task = Cached(
                 lambda model, ids: model(input_ids=ids, use_cache=False).logits,
@@ -152,11 +164,12 @@ class Bench:
         with torch.inference_mode(), one_thread_each() as pool:
             list(pool.map(one, (item for item in largest_first if item.name in self.handle.names)))
 
-    def damage(self, judged: bool = True) -> Damage:
-        """Of what the model holds now, against the original."""
+    def damage(self, judged: bool = True, own: bool = False) -> Damage:
+        """Of what the model holds now, against the original; own: on the text that that wrote."""
         task, original, judge = self._sides
+        windows, text = (self.own, "its own text") if own else (self.windows, "held-back material")
         return compare(
-            original, self.model, self.windows, arithmetic=MODE, text="held-back material", task=task,
+            original, self.model, windows, arithmetic=MODE, text=text, task=task,
             judge=judge if judged else None,
         )  # fmt: skip
 
