@@ -87,11 +87,9 @@ def _kl(row: Row | None) -> str:
 
 
 def _ratio(row: Row | None, other: Row | None) -> str:
-    return (
-        "–"
-        if row is None or other is None
-        else f"{row['damage']['kl']['mean'] / other['damage']['kl']['mean']:.2f}"
-    )
+    if row is None or other is None or other["damage"]["kl"]["mean"] == 0:
+        return "–"
+    return f"{row['damage']['kl']['mean'] / other['damage']['kl']['mean']:.2f}"
 
 
 def write_speed(text: str) -> None:
