@@ -14,7 +14,8 @@ _INTRO = """## Predicted against measured
 Printed by `benchmarks/prediction.py`; nothing here is typed by hand. {machine}.
 
 - One group at a time gets gauss8.b64 while all others are exact; KL on held-back text. Of many groups those
-  at evenly spaced places of the order by predicted loss, and what the model reads and says.
+  at evenly spaced places of the order by predicted loss, and what the model reads and says. It is stored
+  without channel scales, which the prediction with gradients counts on: some of its factors are due to that.
 - Rank correlation: Spearman's, over these groups. Factor: measured over predicted; "spread" are its quartiles
   over groups.
 - Whole plans: what the planner chooses at these bits by each prediction. Gradients say what is lost on text
