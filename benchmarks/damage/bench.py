@@ -165,7 +165,7 @@ class Bench:
             list(pool.map(one, (item for item in largest_first if item.name in self.handle.names)))
 
     def damage(self, judged: bool = True, own: bool = False) -> Damage:
-        """Of what the model holds now, against the original; own: on the text that that wrote."""
+        """Of what the model holds now, against the original; own: on text that that model wrote."""
         task, original, judge = self._sides
         windows, text = (self.own, "its own text") if own else (self.windows, "held-back material")
         return compare(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from interpreter import python
 
 from higgsx import io
 from higgsx.errors import UsageError
@@ -24,15 +23,6 @@ missing = native.available()
 library = None if missing else native.load()
 print(missing, library and library.tier, library and library.threads, "torch" in sys.modules)
 """
-
-
-def python(code: str, **variables: str) -> str:
-    """What it prints, or the last line of how it fails."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        capture_output=True, text=True, timeout=120, env={**os.environ, **variables},
-    )  # fmt: skip
-    return (done.stdout or done.stderr.splitlines()[-1]).strip()
 
 
 def test_structures_have_the_fields_of_the_header() -> None:

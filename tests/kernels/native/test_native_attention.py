@@ -46,7 +46,8 @@ def _attend(
     chain = EPS * (np.log2(len(k) + 1) + len(k) / 4 + 16)
     bound = weights @ (np.abs(v) * (error + error.max())[:, None]) + 2 * chain * size
     bound = bound + weights @ (np.abs(v) * error[:, None]) + size * (weights @ error) + 1e-30
-    bound = bound * np.exp(2 * error.max())  # e^x of an error that is not small
+    if mode == structs.INT8:
+        bound = bound * np.exp(2 * error.max())  # e^x of an error that is not small
     if whole:
         scales = np.abs(v).max(-1) / 8191
         bound = 1.01 * bound + 0.51 * (weights @ scales)
