@@ -33,6 +33,33 @@ def test_windows_are_the_text_in_order(write):
     assert len(text_windows(path, BYTES, 30, limit=2)) == 2
 
 
+@pytest.mark.parametrize("length", [3_000, 50_000])
+def test_spread_windows_come_from_the_whole_text_and_never_overlap(write, length):
+    path = write("".join(chr(256 + number) for number in range(length)).encode())
+    characters = Encoder(lambda text: list(map(ord, text)), vocabulary=1 << 17)
+    windows = [window[0] - 256 for window in text_windows(path, characters, 30, limit=10, spread=True)]
+    assert all(window.tolist() == list(range(int(window[0]), int(window[0]) + 30)) for window in windows)
+    starts = torch.stack([window[0] for window in windows])
+    assert starts[0] == 0 and ((starts.diff() - length / 10).abs() <= 30).all()
+
+
+def test_spread_windows_of_a_short_text_are_all_of_it(write):
+    path = write(bytes(range(32, 126)))
+    for limit in (3, 4, 100):
+        assert len(text_windows(path, BYTES, 30, limit=limit, spread=True)) == 3
+    with pytest.raises(TextError, match="too short"):
+        text_windows(path, BYTES, 95, limit=4, spread=True)
+
+
+def test_stretches_with_too_few_tokens_are_left_out(write):
+    path = write(b" " * 15_000 + b"words and more words. " * 1_500)
+    lines = Encoder(lambda text: list(text.strip().encode()), vocabulary=256)
+    windows = text_windows(path, lines, 30, limit=10, spread=True)
+    assert 5 <= len(windows) <= 8
+    with pytest.raises(TextError, match="too short"):
+        text_windows(write(b"." + b" " * 50_000), lines, 30, limit=10, spread=True)
+
+
 def test_the_beginning_token_stands_in_front_and_counts(write):
     windows = text_windows(write(b"abcdefgh"), WITH_FIRST, 5)
     assert [window[0].tolist() for window in windows] == [[256, *b"abcd"], [256, *b"efgh"]]

@@ -109,11 +109,27 @@ def text_windows(
     length: int,
     limit: int | None = None,
     part: Part | None = None,
+    spread: bool = False,
 ) -> list[Tensor]:
     """Windows of a text file, at most `limit`; only as much of the file is encoded as they can need.
 
-    part  None: of the whole text; else of the share that this part may see (`part_of`)
+    part    None: of the whole text; else of the share that this part may see (`part_of`)
+    spread  evenly over the text instead of from its beginning, which may be a title page or one of many kinds
     """
-    most = MOST_BYTES if limit is None else min(MOST_BYTES, limit * length * _MOST_BYTES_PER_TOKEN)
+    need = length * _MOST_BYTES_PER_TOKEN
+    most = MOST_BYTES if limit is None or spread else min(MOST_BYTES, limit * need)
     text = read_text(path, most) if part is None else part_of(read_text(path), part, path)[:most]
-    return cut(encode(text, encoder, path), encoder, length, limit, path)
+    if limit is None or not spread:
+        return cut(encode(text, encoder, path), encoder, length, limit, path)
+    if len(text) <= limit * need:
+        return _evenly(cut(encode(text, encoder, path), encoder, length, None, path), limit)
+    places = [number * len(text) // limit for number in range(limit)]
+    pieces = [encode(text[place : place + need], encoder, path) for place in places]
+    # where a token stands for very many characters a piece may not fill a window
+    enough = [ids for ids in pieces if len(ids) >= length] or pieces[:1]
+    return [cut(ids, encoder, length, 1, path)[0] for ids in enough]
+
+
+def _evenly(windows: list[Tensor], limit: int) -> list[Tensor]:
+    count = min(limit, len(windows))
+    return [windows[number * len(windows) // count] for number in range(count)]

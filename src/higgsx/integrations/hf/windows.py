@@ -31,7 +31,8 @@ def language_batches(
     length = asked if positions is None else min(asked, positions)
     most = max(1, wanted.most_tokens // length)
     if path is not None:
-        found = text_windows(path, encoder, length, most, wanted.part if wanted.shared else None)
+        part, learned = wanted.part if wanted.shared else None, wanted.part == "calibration"
+        found = text_windows(path, encoder, length, most, part, spread=learned)
         front = "with" if encoder.first is not None else "without"
         return Batches({"text": found}, f"windows of {length} tokens, {front} a beginning-of-text token")
     for members in load_openings().values():
