@@ -9,7 +9,7 @@ comma := ,
 NATIVE := CMakeLists.txt $(shell find csrc -type f -not -path 'csrc/tests/*')
 CMAKE ?= $(shell command -v cmake || echo $(BIN)/cmake)
 
-.PHONY: setup demo test lint cmake native sanitize wheel-check bench-distortion bench-fidelity bench-speed bench-encoding bench-constants bench-cpu clean
+.PHONY: setup demo test lint cmake native sanitize wheel-check bench-distortion bench-fidelity bench-prediction bench-speed bench-encoding bench-constants bench-cpu clean
 
 setup: $(STAMP)
 
@@ -60,6 +60,12 @@ bench-distortion: setup
 bench-fidelity: setup
 	$(BIN)/python benchmarks/fidelity.py
 	$(BIN)/python benchmarks/fidelity.py --write
+
+bench-prediction: setup
+	$(BIN)/python benchmarks/prediction.py stories260k
+	$(BIN)/python benchmarks/prediction.py qwen2.5-coder-0.5b
+	$(BIN)/python benchmarks/prediction.py qwen2.5-coder-1.5b --groups 0
+	$(BIN)/python benchmarks/prediction.py --write
 
 bench-speed: setup
 	$(BIN)/pip install --quiet gguf

@@ -1,6 +1,7 @@
 """What is lost at which size: one code for all, hqq, torch's int8, ALMPQ without and with gradients, hybrid.
 
-    python benchmarks/fidelity.py [MODEL ...]     measures what benchmarks/measured/fidelity.json lacks
+    python benchmarks/fidelity.py [MODEL ...]     prints what benchmarks/measured/fidelity.json holds and
+                                                  measures what it lacks
     python benchmarks/fidelity.py MODEL --again       measures it anew
     python benchmarks/fidelity.py --only "uniform hqq" "torch int8"    rows whose name begins so
     python benchmarks/fidelity.py --at "4.25 bits" gauss16.b64         rows at these places
@@ -49,6 +50,8 @@ def main() -> None:
         if options.list:
             print(name)
             continue
+        for row in store.known(name):
+            print(_line(row), flush=True)
         for row in measure(Bench(one), store, options.only, options.at):
             store.add(row)
             print(_line(row), flush=True)

@@ -14,13 +14,15 @@ _INTRO = """## Predicted against measured
 Printed by `benchmarks/prediction.py`; nothing here is typed by hand. {machine}.
 
 - One group at a time gets gauss8.b64 while all others are exact; KL on held-back text. Of many groups those
-  at evenly spaced places of the order by predicted loss, and what the model reads and says. It is stored
-  without channel scales, which the prediction with gradients counts on: some of its factors are due to that.
+  at evenly spaced places of the order by predicted loss, and what the model reads and says. Each is stored as
+  its prediction counts on: without data as it is, with gradients after their channel scales.
 - Rank correlation: Spearman's, over these groups. Factor: measured over predicted; "spread" are its quartiles
   over groups.
 - Whole plans: what the planner chooses at these bits by each prediction. Gradients say what is lost on text
   like that which they were learned from, and the model wrote that itself; on other text it loses more. So
-  plans are measured on both: held-back text, and text that the model wrote, other than what was learned."""
+  plans are measured on both: held-back text, and text that the model wrote, other than what was learned.
+- "from such text": gradients learned from other text of the held-back kinds, as `--calibration` does, and not
+  from what the model writes."""
 KINDS = ("without data", "gradients")
 
 
@@ -28,6 +30,11 @@ def spearman(a: Sequence[float], b: Sequence[float]) -> float:
     """Correlation of ranks, equal values sharing the mean of their ranks (C. Spearman, 1904)."""
     ranks = [_ranks(np.asarray(values, dtype=np.float64)) for values in (a, b)]
     return float(np.corrcoef(*ranks)[0, 1])
+
+
+def rank_correlation(rows: Sequence[Mapping[str, float]]) -> float:
+    """Of what was predicted with what was measured."""
+    return spearman([row["predicted"] for row in rows], [row["measured"] for row in rows])
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
@@ -45,12 +52,11 @@ def block(data: Mapping[str, Any]) -> str:
 
 
 def _groups(model: Mapping[str, Any]) -> str:
-    rows = list(model["groups"].values())
     lines = []
     for kind in KINDS:
-        factors = sorted(row["measured"] / row[kind] for row in rows)
-        low, middle, high = statistics.quantiles(factors, n=4)
-        found = spearman([row[kind] for row in rows], [row["measured"] for row in rows])
+        rows = [row[kind] for row in model["groups"].values()]
+        low, middle, high = statistics.quantiles(sorted(map(_over, rows)), n=4)
+        found = rank_correlation(rows)
         verdict = "reached" if found >= 0.8 else "missed"
         lines.append(
             (
@@ -83,6 +89,10 @@ def _factor(measured: float | None, predicted: float) -> tuple[str, str]:
     return f"{factor:.2f}", "reached" if 0.5 <= factor <= 2 else "missed"
 
 
+def _over(row: Mapping[str, float]) -> float:
+    return row["measured"] / row["predicted"]
+
+
 def _by_kind(model: Mapping[str, Any]) -> str:
     """The factor of each kind of weight: one that is the same in all layers could be calibrated."""
     kinds: dict[str, list[Mapping[str, Any]]] = {}
@@ -93,6 +103,6 @@ def _by_kind(model: Mapping[str, Any]) -> str:
         kinds.setdefault(kind, []).append(row)
     lines = []
     for kind, rows in kinds.items():
-        cells = [f"{statistics.median(row['measured'] / row[how] for row in rows):.2f}" for how in KINDS]
+        cells = [f"{statistics.median(_over(row[how]) for row in rows):.2f}" for how in KINDS]
         lines.append((kind, len(rows), *cells))
     return markdown(lines, ("kind of weight", "groups", "factor without data", "factor with gradients"))

@@ -54,6 +54,10 @@ class Store:
         known = any((row["model"], row["plan"], row["at"]) == (model, plan, at) for row in self.rows)
         return known and not self._again
 
+    def known(self, model: str) -> list[dict[str, Any]]:
+        """What will not be measured anew."""
+        return [] if self._again else [row for row in self.rows if row["model"] == model]
+
     def add(self, row: dict[str, Any]) -> None:
         key = (row["model"], row["plan"], row["at"])
         kept = [other for other in self.rows if (other["model"], other["plan"], other["at"]) != key]

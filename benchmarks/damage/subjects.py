@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common import _DATA, REAL, REAL_MODELS, ROOT, SHARED, SMALL_MODELS, folder_of, texts_of
+from transformers import AutoTokenizer
 
 from higgsx.fidelity.clips import find_clips
 
@@ -55,6 +56,19 @@ def subject(name: str) -> Subject:
     texts = texts_of(name)
     window, count = (512, 2) if name in REAL_MODELS else (256, 12)
     return Subject(name, folder_of(name), texts, None, window, window * count)
+
+
+def such_text(one: Subject, tokens: int = 8_192) -> Path:
+    """For a language model: text of the same domains as its held-back one, with as many tokens of each."""
+    tokenizer, each = AutoTokenizer.from_pretrained(one.folder), -(-tokens // len(one.check))
+    parts = []
+    for held_back in one.check.values():
+        ids = tokenizer.encode((held_back.parent / "calibration.txt").read_text(), add_special_tokens=False)
+        parts.append(tokenizer.decode(ids[:each]))
+    _LISTS.mkdir(parents=True, exist_ok=True)
+    made = _LISTS / f"{one.name}-such-text.txt"
+    made.write_text("\n".join(parts))
+    return made
 
 
 def _speech_lists() -> tuple[Path, Path]:

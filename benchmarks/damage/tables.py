@@ -33,11 +33,12 @@ def items_of(bench: Bench, policy: str = "free", learned: bool = False) -> Seque
     return with_scales(items, bench.learned.scales) if learned else items
 
 
-def uniform(bench: Bench, label: str) -> dict[str, Descriptor]:
-    """One code for every matrix that may be compressed. Labels of the palette, or of a zero-point form."""
+def uniform(bench: Bench, label: str, learned: bool = False) -> dict[str, Descriptor]:
+    """One code for every matrix that may be compressed. Labels of the palette, or of a zero-point form.
+    learned: with channel scales."""
     codec = _ZERO.get(label) or next(codec for codec in allowed(_words(label)) if codec.label == label)
     found = {}
-    for item in bench.items:
+    for item in items_of(bench, learned=learned):
         if not item.why and codec.accepts(item.plain.matrix, item.info.dtype) is None:
             found[item.name] = Descriptor(item.info.dtype, item.info.shape, item.axes, codec, item.transform)
     return found
